@@ -1,0 +1,49 @@
+"""Packaging of vrlvr: `pip install -e .` (the trainer), `pip install -e ".[test]"` (the tests)."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+PACKAGES = [
+    "vrlvr",
+    "vrlvr.puzzles",
+    "vrlvr.puzzles.maze",
+    "vrlvr.puzzles.flow_free",
+    "vrlvr.puzzles.sokoban",
+    "vrlvr.models",
+    "vrlvr.evaluation",
+    "vrlvr_kernels",
+]
+
+WAN = ["diffusers>=0.38,<0.43", "transformers>=4.57,<6", "peft>=0.17", "ftfy"]
+
+setup(
+    name="vrlvr",
+    version="0.1.0",
+    description="Turns a video diffusion model into a verifiable reasoner: puzzles, SFT, SDE-GRPO with Early-Step Focus.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=PACKAGES,
+    # A top-level module named `kernels` would hide the Hugging Face package of that name.
+    package_dir={"vrlvr_kernels": "kernels"},
+    install_requires=[
+        "torch>=2.11,<2.14",
+        "triton>=3.6,<3.8; platform_system == 'Linux'",
+        "numpy>=1.26,<3",
+        "safetensors>=0.5",
+        "av>=14",
+        "pillow>=10",
+        "jsonargparse>=4.40,<5",
+        "pyyaml>=6",
+        "rich>=13",
+        "tensorboard>=2.18",
+        "matplotlib>=3.9",
+    ],
+    extras_require={
+        "wan": WAN,
+        "test": [*WAN, "pytest>=8", "pytest-benchmark>=5", "pytest-timeout>=2", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["vrlvr = vrlvr.cli:main"]},
+)

@@ -1,0 +1,1 @@
+"""The Wan diffusion transformer, the video codecs and the text encoders."""

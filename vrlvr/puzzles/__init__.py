@@ -1,0 +1,95 @@
+"""Maze, FlowFree and Sokoban: generated, solved, rendered and verified with numpy alone.
+
+Each puzzle is a room (a package) with the same files and the same names, so that everything else is written once:
+
+    NAME            its name in tables and folders
+    Difficulty      frozen dataclass: board size, plan length, ...
+    Puzzle          frozen dataclass with rows, cols, solution; to_json() -> dict, from_json(dict) -> Puzzle
+    LOOKS           uint8 (labels, 2, 3): rim and core colour of every label
+    COMPONENTS      names of the dense reward components that `judge` gives
+    generate(difficulty, rng, accept) -> Puzzle     solvable, within the difficulty, with accept(canonical key) true
+    canonical(puzzle) -> bytes                      equal for all symmetric copies of a puzzle
+    solve(puzzle) -> solution                       the planner; ValueError if there is no solution
+    states(puzzle, solution) -> int8 (M+1, R, K)    labels after each of M moves, [0] the puzzle alone
+    prompt(puzzle) -> str
+    judge(puzzle, labels_TRK, rmse_TRK) -> Verdict  the rules
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vrlvr.puzzles import board, flow_free, maze, sokoban
+from vrlvr.puzzles.splits import rng_for, split_of
+from vrlvr.puzzles.verdict import Verdict
+
+ROOMS: dict[str, Any] = {"maze": maze, "flowfree": flow_free, "sokoban": sokoban}
+Puzzle = maze.Puzzle | flow_free.Puzzle | sokoban.Puzzle
+
+
+def room_of(puzzle: Puzzle) -> Any:
+    """The room that a puzzle belongs to."""
+    return ROOMS[puzzle.task]
+
+
+def generate(task: str, difficulty: Any, seed: int, split: str, index: int) -> Puzzle:
+    """Instance `index` of a split: a pure function of its arguments."""
+    return ROOMS[task].generate(difficulty, rng_for(seed, split, index), lambda key: split_of(key) == split)
+
+
+def render(puzzle: Puzzle, height: int, width: int, num_frames: int, frames_per_move: int) -> NDArray[np.uint8]:
+    """The planner's video, video_TYXC uint8. Frame 0 shows the puzzle alone; the solved state is held to the end."""
+    room = room_of(puzzle)
+    states = board.hold(room.states(puzzle, puzzle.solution), num_frames, frames_per_move)
+    return board.render(states, room.LOOKS, height, width)
+
+
+def render_first_frame(puzzle: Puzzle, height: int, width: int) -> NDArray[np.uint8]:
+    """The puzzle alone, uint8 (Y, X, 3)."""
+    return render_states(puzzle, room_of(puzzle).states(puzzle, puzzle.solution)[:1], height, width)[0]
+
+
+def render_states(puzzle: Puzzle, states: NDArray[np.integer], height: int, width: int) -> NDArray[np.uint8]:
+    """Any states of a puzzle (T, R, K), drawn frame by frame."""
+    return board.render(states, room_of(puzzle).LOOKS, height, width)
+
+
+def verify(puzzle: Puzzle, video: NDArray[np.uint8]) -> Verdict:
+    """Judges video_TYXC (uint8 RGB) of any size that the board fits, by the puzzle's own state and rules."""
+    room = room_of(puzzle)
+    labels, rmse = board.read(video, room.LOOKS, puzzle.rows, puzzle.cols)
+    return room.judge(puzzle, labels, rmse)
+
+
+def verify_many(puzzles: Sequence[Puzzle], videos: NDArray[np.uint8]) -> list[Verdict]:
+    """`verify` over videos_BTYXC, reading all boards of a kind at once."""
+    kinds: dict[tuple[str, int, int], list[int]] = {}
+    for i, puzzle in enumerate(puzzles):
+        kinds.setdefault((puzzle.task, puzzle.rows, puzzle.cols), []).append(i)
+    verdicts: dict[int, Verdict] = {}
+    for (task, rows, cols), indices in kinds.items():
+        labels, rmse = board.read(videos[indices], ROOMS[task].LOOKS, rows, cols)
+        for j, i in enumerate(indices):
+            verdicts[i] = ROOMS[task].judge(puzzles[i], labels[j], rmse[j])
+    return [verdicts[i] for i in range(len(puzzles))]
+
+
+def save(puzzle: Puzzle, path: Path) -> None:
+    """Writes a puzzle's state and solution as JSON."""
+    path.write_text(json.dumps(puzzle.to_json(), sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> Puzzle:
+    """Reads a puzzle written by `save`. Raises ValueError with one line if the file is no puzzle."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        task = data["task"]
+        if task not in ROOMS:
+            raise ValueError(f"task {task!r} is unknown; known are {', '.join(ROOMS)}")
+        return ROOMS[task].Puzzle.from_json(data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no puzzle file ({error}); use one written by `vrlvr data`") from error

@@ -1,0 +1,143 @@
+"""From board states to pixels and back: the only file of the puzzles that touches a pixel.
+
+Every cell of every puzzle is drawn in two tones: a *rim* (the ground: floor, wall, goal, endpoint) and a *core* (a disc on
+it: agent, box, colour). A cell's look is therefore a point in six dimensions whatever its size in pixels, which is what lets
+one renderer serve 16x16 and 480x832, lets the reader average away compression noise, and lets the tiny codec be exact.
+
+Shapes: B videos, T frames, Y/X pixel rows/columns, C colour channels, R/K board rows/columns.
+Drawing is integer arithmetic only, so the same state gives the same bytes on every machine.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_CELL_PX = 4
+BACKGROUND = (20, 20, 26)
+# A cell farther than this from every legal look (root mean square over its samples, in levels of 255) is unreadable.
+MAX_CELL_RMSE = 45.0
+UNREADABLE = -1
+
+_EXACT_CELL_PX = 8  # up to this size the reader uses every pixel; above it, a lattice that avoids the edges
+_LATTICE = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a board of `rows` x `cols` square cells lies in a frame of `height` x `width` pixels: centred."""
+
+    rows: int
+    cols: int
+    height: int
+    width: int
+    cell: int
+    top: int
+    left: int
+
+
+@lru_cache(maxsize=256)
+def layout(rows: int, cols: int, height: int, width: int) -> Layout:
+    """The layout of a board in a frame. Raises ValueError if a cell would have fewer than 4 pixels a side."""
+    cell = min(height // rows, width // cols)
+    if cell < MIN_CELL_PX:
+        raise ValueError(
+            f"a {rows}x{cols} board in a {height}x{width} frame leaves {cell} pixels a cell, at least {MIN_CELL_PX} are "
+            f"needed; use a frame of {rows * MIN_CELL_PX}x{cols * MIN_CELL_PX} or more"
+        )
+    return Layout(rows, cols, height, width, cell, (height - rows * cell) // 2, (width - cols * cell) // 2)
+
+
+def _disc(cell: int, offsets: NDArray[np.int64], margin_percent: int) -> NDArray[np.bool_]:
+    """Pixels whose centre lies within 35 % (+ margin) of a cell's side of its middle: shape (len(offsets),) * 2."""
+    squared = (2 * offsets + 1 - cell) ** 2  # offsets in half pixels from the middle
+    radius = (70 + 2 * margin_percent) * cell
+    return 10_000 * (squared[:, None] + squared[None, :]) <= radius * radius
+
+
+@lru_cache(maxsize=64)
+def core_mask(cell: int) -> NDArray[np.bool_]:
+    """The pixels of a cell that show its core: bool (cell, cell)."""
+    return _disc(cell, np.arange(cell), 0)
+
+
+def render(labels: NDArray[np.integer], looks: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Draws board states.
+
+    labels: (T, R, K), each an index into looks. looks: uint8 (labels, 2, 3), rim and core colour of each.
+    Returns video_TYXC, uint8 RGB.
+    """
+    frames, rows, cols = labels.shape
+    place = layout(rows, cols, height, width)
+    sprites = np.where(core_mask(place.cell)[None, :, :, None], looks[:, 1, None, None, :], looks[:, 0, None, None, :])
+    cells = sprites[labels]  # (T, R, K, cell, cell, 3)
+    board = cells.transpose(0, 1, 3, 2, 4, 5).reshape(frames, rows * place.cell, cols * place.cell, 3)
+    video = np.empty((frames, height, width, 3), np.uint8)
+    video[:] = np.array(BACKGROUND, np.uint8)
+    video[:, place.top : place.top + board.shape[1], place.left : place.left + board.shape[2]] = board
+    return video
+
+
+@lru_cache(maxsize=64)
+def _samples(cell: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Pixel offsets read in a cell, and weights (2, samples, samples) that average its rim and its core."""
+    if cell <= _EXACT_CELL_PX:
+        offsets = np.arange(cell)
+        core = _disc(cell, offsets, 0)
+        rim = ~core
+    else:
+        offsets = (2 * np.arange(_LATTICE) + 1) * cell // (2 * _LATTICE)
+        core = _disc(cell, offsets, -7)  # keep off the edge, where compression and resizing mix the two tones
+        rim = ~_disc(cell, offsets, 7)
+    weights = np.stack([rim / rim.sum(), core / core.sum()]).astype(np.float32)
+    return offsets, weights
+
+
+def read(
+    video: NDArray[np.uint8], looks: NDArray[np.uint8], rows: int, cols: int
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Reads board states off pixels.
+
+    video: uint8 (..., Y, X, 3) with any leading dimensions. looks: uint8 (labels, 2, 3).
+    Returns labels int16 (..., R, K), the nearest look or UNREADABLE, and rmse float32 (..., R, K), the root mean square
+    distance in levels between the cell's samples and that look, its rim and its core counting alike.
+    """
+    *lead, height, width, _ = video.shape
+    place = layout(rows, cols, height, width)
+    offsets, weights = _samples(place.cell)
+    n = len(offsets)
+    ys = (place.top + place.cell * np.arange(rows)[:, None] + offsets).ravel()
+    xs = (place.left + place.cell * np.arange(cols)[:, None] + offsets).ravel()
+    if n == place.cell and (height, width) == (rows * n, cols * n):
+        sampled = video
+    else:
+        sampled = np.take(np.take(video, ys, axis=-3), xs, axis=-2)
+    cells = sampled.reshape(-1, rows, n, cols, n, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, n * n, 3).astype(np.float32)
+    tone = weights.reshape(2, -1)
+    means = np.matmul(tone, cells)  # (cells, 2, 3)
+    power = np.einsum("pns,s->pn", np.square(cells), np.full(3, 1.0, np.float32)) @ tone.mean(0)  # mean |pixel|^2
+    flat_looks = looks.reshape(len(looks), 6).astype(np.float32)
+    cross = means.reshape(-1, 6) @ flat_looks.T
+    square = np.square(flat_looks).sum(1)
+    distance = power[:, None] - cross + square[None, :] / 2  # mean over rim and core of |pixel - look|^2
+    nearest = distance.argmin(1)
+    rmse = np.sqrt(np.maximum(distance[np.arange(len(nearest)), nearest], 0) / 3)
+    labels = np.where(rmse <= MAX_CELL_RMSE, nearest, UNREADABLE).astype(np.int16)
+    shape = (*lead, rows, cols)
+    return labels.reshape(shape), rmse.astype(np.float32).reshape(shape)
+
+
+def hold(states: NDArray[np.integer], num_frames: int, frames_per_move: int) -> NDArray[np.integer]:
+    """Spreads a plan's states (M+1, R, K) over num_frames frames: frame 0 shows the puzzle alone, each move then lasts
+    frames_per_move frames (4 aligns them with the video VAE's groups), and the last state is held to the end.
+
+    Raises ValueError if the plan does not fit.
+    """
+    index = -(-np.arange(num_frames) // frames_per_move)
+    if index[-1] < len(states) - 1:
+        raise ValueError(
+            f"a plan of {len(states) - 1} moves at {frames_per_move} frames a move does not fit {num_frames} frames; "
+            f"use at least {1 + frames_per_move * (len(states) - 1)} frames or shorter plans"
+        )
+    return states[np.minimum(index, len(states) - 1)]
