@@ -24,9 +24,7 @@ def grpo_loss_reference(
     x: Tensor,
     next_x: Tensor,
     advantage_B: Tensor,
-    a: float,
-    b: float,
-    std: float,
+    coefficients_B3: Tensor,
     clip_range: float,
     old_log_prob_B: Tensor | None = None,
     v_ref: Tensor | None = None,
@@ -34,18 +32,21 @@ def grpo_loss_reference(
 ) -> GrpoTerms:
     """-min(ratio A, clip(ratio) A) + kl_weight * KL per sample, ratio = exp(log_prob - old_log_prob).
 
-    v: velocity with gradient, (B, ...). x, next_x: stored latents before and after the step. std > 0.
+    v: velocity with gradient, (B, ...). x, next_x: stored latents before and after the step.
+    coefficients_B3: (a, b, std) of each sample's step, float64, std > 0.
     old_log_prob_B None means the first pass over fresh rollouts: the old log-prob is the current one, detached, so the ratio
     is exactly 1 and no second forward is needed. KL in mean space: b^2 mean (v - v_ref)^2 / (2 std^2).
     """
-    log_prob_B = log_prob_reference(x, v, next_x, a, b, std)
+    log_prob_B = log_prob_reference(x, v, next_x, coefficients_B3)
     old_B = log_prob_B.detach() if old_log_prob_B is None else old_log_prob_B
     ratio_B = (log_prob_B - old_B).exp()
     clipped_ratio_B = ratio_B.clamp(1 - clip_range, 1 + clip_range)
     surrogate_B = torch.minimum(ratio_B * advantage_B, clipped_ratio_B * advantage_B)
     kl_B = torch.zeros_like(log_prob_B)
     if v_ref is not None:
-        kl_B = (v.float() - v_ref.float()).flatten(1).square().mean(1) * (b * b / (2 * std * std))
+        _, b_B, std_B = coefficients_B3.unbind(1)
+        kl_scale_B = (b_B / std_B).square() / 2
+        kl_B = (v.float() - v_ref.float()).flatten(1).square().mean(1) * kl_scale_B.float()
     return GrpoTerms(
         loss_B=kl_weight * kl_B - surrogate_B,
         log_prob_B=log_prob_B.detach(),
@@ -60,9 +61,7 @@ def grpo_loss(
     x: Tensor,
     next_x: Tensor,
     advantage_B: Tensor,
-    a: float,
-    b: float,
-    std: float,
+    coefficients_B3: Tensor,
     clip_range: float,
     old_log_prob_B: Tensor | None = None,
     v_ref: Tensor | None = None,
@@ -70,5 +69,5 @@ def grpo_loss(
 ) -> GrpoTerms:
     """See `grpo_loss_reference`, the form that runs everywhere."""
     return grpo_loss_reference(
-        v, x, next_x, advantage_B, a, b, std, clip_range, old_log_prob_B, v_ref, kl_weight
+        v, x, next_x, advantage_B, coefficients_B3, clip_range, old_log_prob_B, v_ref, kl_weight
     )

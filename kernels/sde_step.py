@@ -16,13 +16,16 @@ from vrlvr_kernels.philox import normal_reference
 SDE_STREAM = 1
 
 
-def log_prob_reference(x: Tensor, v: Tensor, next_x: Tensor, a: float, b: float, std: float) -> Tensor:
+def log_prob_reference(x: Tensor, v: Tensor, next_x: Tensor, coefficients_B3: Tensor) -> Tensor:
     """Gaussian log-density of next_x, averaged over the elements of each sample: (B, ...) -> float32 (B,).
 
-    Differentiable in v: d log p / d v = b (next - a x - b v) / (std^2 D). std must be positive.
+    coefficients_B3: (a, b, std) of each sample's step, float64; std must be positive.
+    Differentiable in v: d log p / d v = b (next - a x - b v) / (std^2 D).
     """
-    residual = (next_x.float() - a * x.float() - b * v.float()).flatten(1)
-    return residual.square().mean(1) * (-0.5 / (std * std)) - (math.log(std) + 0.5 * math.log(2 * math.pi))
+    a_B1, b_B1, std_B1 = coefficients_B3.float().split(1, dim=1)
+    residual = next_x.flatten(1).float() - a_B1 * x.flatten(1).float() - b_B1 * v.flatten(1).float()
+    std_B = coefficients_B3[:, 2]
+    return residual.square().mean(1) * (-0.5 / std_B.square()).float() - (std_B.log() + 0.5 * math.log(2 * math.pi)).float()
 
 
 def sde_step_reference(
@@ -39,7 +42,8 @@ def sde_step_reference(
             return mean.to(x.dtype), torch.zeros(x.shape[0], device=x.device)
         eps = normal_reference(seed, SDE_STREAM, samples_B, step, x[0].numel()).view_as(x)
         next_x = (mean + std * eps).to(x.dtype)
-        return next_x, log_prob_reference(x, v, next_x, a, b, std)
+        coefficients_B3 = torch.tensor([a, b, std], dtype=torch.float64, device=x.device).expand(x.shape[0], 3)
+        return next_x, log_prob_reference(x, v, next_x, coefficients_B3)
 
 
 def sde_step(

@@ -1,0 +1,73 @@
+"""Data parallelism over torchrun's processes: the few collectives that training needs, no-ops in one process."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` of them."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sums a tensor over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def sync_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Sums gradients over ranks in one flat all-reduce; a parameter without a gradient counts as zero."""
+        if self.size == 1:
+            return
+        trained = [p for p in parameters if p.requires_grad]
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in trained])
+        dist.all_reduce(flat)
+        for p, grad in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+            p.grad = grad.view_as(p)
+
+    def share(self, total: int) -> range:
+        """The contiguous part of range(total) that belongs to this rank; parts differ by at most one."""
+        return range(self.rank * total // self.size, (self.rank + 1) * total // self.size)
+
+
+def start_world() -> World:
+    """Joins torchrun's process group if there is more than one process (nccl on GPUs, gloo on CPUs)."""
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if size > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+    return World(rank, size, device)
+
+
+def end_world() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,35 @@
+"""The policy: the diffusion transformer with its text and its first frame, seen as one velocity field.
+
+Latents here are those of the *generated* frames only; the clean first frame travels beside them. So it can't enter the noise,
+the log-probability, the KL or the loss, and there is nothing to re-pin.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vrlvr.models.dit import WanTransformer
+from vrlvr.models.text import TaskEmbedding
+
+Conditioning = Literal["pin", "concat"]
+
+
+class Policy(nn.Module):
+    """pin: the first frame is a clean latent frame at timestep 0 before the others (Wan2.2-TI2V).
+    concat: it is concatenated to every generated frame by channel (Wan2.2-I2V-A14B's way; half the tokens on tiny clips).
+    """
+
+    def __init__(self, dit: WanTransformer, text: TaskEmbedding, conditioning: Conditioning):
+        super().__init__()
+        self.dit, self.text, self.conditioning = dit, text, conditioning
+
+    def forward(self, latents_BCFHW: Tensor, sigma_B: Tensor, first_BC1HW: Tensor, task_B: Tensor) -> Tensor:
+        """The velocity noise - x0 of the generated latents at sigma, float32, in the shape of latents_BCFHW."""
+        text_BLD = self.text(task_B)
+        timestep_B = sigma_B * 1000.0
+        if self.conditioning == "concat":
+            first_BCFHW = first_BC1HW.expand(-1, -1, latents_BCFHW.shape[2], -1, -1)
+            return self.dit(torch.cat([latents_BCFHW, first_BCFHW], dim=1), timestep_B, text_BLD).float()
+        pinned_BCFHW = torch.cat([first_BC1HW, latents_BCFHW], dim=2)
+        return self.dit(pinned_BCFHW, timestep_B, text_BLD, num_clean_frames=1)[:, :, 1:].float()
