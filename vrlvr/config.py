@@ -1,0 +1,195 @@
+"""Every option of a run. The defaults are the tiny recipe that learns on a laptop; configs/*.yaml override them.
+
+Numbers that the paper leaves open were chosen by experiment; RESULTS.md tells which.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vrlvr.errors import UserError
+from vrlvr.policy import Conditioning
+from vrlvr.puzzles import ROOMS, flow_free, maze, sokoban
+
+Stage = Literal["all", "data", "sft", "grpo", "eval"]
+_DENSE = {
+    "maze": {"solved": 0.6, "progress": 0.4, "error": -0.2},
+    "flowfree": {"solved": 0.4, "progress": 0.2, "filled": 0.2, "process": 0.2, "error": -0.2},
+    "sokoban": {"solved": 0.6, "progress": 0.4, "error": -0.2},
+}
+
+
+@dataclass
+class DataConfig:
+    """What puzzles, and how they are drawn.
+
+    tasks: any of maze, flowfree, sokoban. height, width: pixels. num_frames: 1 + 4k.
+    frames_per_move: frames that a move lasts in the planner's videos.
+    num_train: solved puzzles a task for SFT. num_val, num_test: puzzles a task to validate and to test on.
+    dir: a folder made by `vrlvr data`, whose train and test puzzles are used instead of generated ones.
+    """
+
+    tasks: list[str] = field(default_factory=lambda: list(ROOMS))
+    height: int = 16
+    width: int = 16
+    num_frames: int = 5
+    frames_per_move: int = 1
+    num_train: int = 2000
+    num_val: int = 64
+    num_test: int = 400
+    dir: str | None = None
+    maze: maze.Difficulty = field(default_factory=maze.Difficulty)
+    flowfree: flow_free.Difficulty = field(default_factory=flow_free.Difficulty)
+    sokoban: sokoban.Difficulty = field(default_factory=sokoban.Difficulty)
+
+
+@dataclass
+class ModelConfig:
+    """Sizes of the diffusion transformer, by the names of diffusers' config.json.
+
+    conditioning: pin (first frame as clean tokens, Wan2.2-TI2V) or concat (by channel, Wan2.2-I2V).
+    """
+
+    num_attention_heads: int = 4
+    attention_head_dim: int = 16
+    num_layers: int = 4
+    ffn_dim: int = 256
+    freq_dim: int = 64
+    text_dim: int = 64
+    patch_size: tuple[int, int, int] = (1, 1, 1)
+    conditioning: Conditioning = "concat"
+
+
+@dataclass
+class SamplerConfig:
+    """How videos are denoised. num_steps: ODE steps at evaluation, and the grid that the rollout walks.
+    shift: resolution shift of the sigmas (5 for Wan2.2-TI2V-5B)."""
+
+    num_steps: int = 10
+    shift: float = 3.0
+
+
+@dataclass
+class SftConfig:
+    """Supervised fine-tuning by flow matching on the planner's videos.
+
+    max_steps bounds the run. With stop_success (a rate in [0, 1]), SFT stops early: once the mean validation success reaches
+    it, cooldown_steps more are taken with the learning rate falling to 0. An epoch is one pass over the training videos.
+    adaptive_mix draws tasks in proportion to (1.05 - their validation success)^2 instead of evenly.
+    """
+
+    batch_size: int = 64
+    lr: float = 3e-3
+    weight_decay: float = 0.0
+    warmup_steps: int = 50
+    max_steps: int = 3000
+    stop_success: float | None = 0.33
+    cooldown_steps: int = 100
+    validate_every: int = 50
+    adaptive_mix: bool = True
+    ema_decay: float = 0.99
+    save_every_epochs: int = 5
+    grad_clip: float = 1.0
+
+
+@dataclass
+class GrpoConfig:
+    """SDE-GRPO with Early-Step Focus.
+
+    puzzles x group_size samples an update; noise and gradient in the first sde_steps of num_steps ("all": full-step training,
+    all but the last step, which ends at sigma 0); the rest of the way is an ODE in tail_steps steps (None: on the full grid).
+    keep_fraction: share of samples, by largest |advantage|, that is backpropagated. kl_weight: mean-space KL to the
+    SFT policy. anchor_weight: MSE to the SFT velocity on anchor_fraction of the kept samples at a step after the window.
+    inner_epochs: passes over a rollout (the clip can only bind from the second on).
+    shuffle_advantages: the control in which the reward teaches nothing.
+    """
+
+    updates: int = 260
+    puzzles: int = 36
+    group_size: int = 8
+    sampler: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
+    noise_level: float = 0.7
+    sde_steps: int | Literal["all"] = 3
+    tail_steps: int | None = 5
+    shared_noise: bool = True
+    inner_epochs: int = 1
+    clip_range: float = 1e-3
+    advantage_eps: float = 0.05
+    keep_fraction: float = 0.5
+    kl_weight: float = 0.0
+    anchor_weight: float = 1e-3
+    anchor_fraction: float = 0.25
+    lr: float = 5e-4
+    decay_fraction: float = 0.4
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    ema_decay: float = 0.9
+    micro_batch: int = 512
+    validate_every: int = 50
+    save_every: int = 50
+    shuffle_advantages: bool = False
+    reward: dict[str, dict[str, float]] = field(default_factory=lambda: {k: dict(v) for k, v in _DENSE.items()})
+
+
+@dataclass
+class EvalConfig:
+    """noise_seeds: videos a puzzle. batch_size: videos denoised at once."""
+
+    noise_seeds: int = 2
+    batch_size: int = 256
+
+
+@dataclass
+class Config:
+    """A whole run: run_dir receives everything; stage picks a part; resume auto goes on from the last checkpoint."""
+
+    run_dir: str = "runs/tiny"
+    seed: int = 1
+    stage: Stage = "all"
+    resume: Literal["never", "auto"] = "never"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def num_sde_steps(config: Config) -> int:
+    """L: denoising steps with noise and gradient."""
+    last = config.sampler.num_steps - 1
+    return last if config.grpo.sde_steps == "all" else config.grpo.sde_steps
+
+
+def check(config: Config, world_size: int = 1) -> None:
+    """Raises UserError, one line that names value, constraint and remedy, for options that contradict each other."""
+    data, grpo, steps = config.data, config.grpo, config.sampler.num_steps
+    if not data.tasks or len(set(data.tasks)) != len(data.tasks) or not set(data.tasks) <= set(ROOMS):
+        raise UserError(f"data.tasks={data.tasks} must name one or more of {', '.join(ROOMS)}, each once")
+    if data.num_frames < 5 or data.num_frames % 4 != 1:
+        raise UserError(f"data.num_frames={data.num_frames} must be 1 + 4k; use {max(5, data.num_frames // 4 * 4 + 1)}")
+    if grpo.group_size < 2:
+        raise UserError(f"grpo.group_size={grpo.group_size} gives no advantage within a group; use at least 2")
+    if grpo.puzzles < world_size:
+        raise UserError(f"grpo.puzzles={grpo.puzzles} is fewer than the {world_size} processes; use at least {world_size}")
+    if not 1 <= num_sde_steps(config) < steps:
+        raise UserError(
+            f"grpo.sde_steps={grpo.sde_steps} must be from 1 to {steps - 1} of the sampler's {steps} steps, whose last one "
+            f"ends without noise; lower it, or use all"
+        )
+    if grpo.tail_steps is not None and not 1 <= grpo.tail_steps <= steps - num_sde_steps(config):
+        raise UserError(
+            f"grpo.tail_steps={grpo.tail_steps} must be from 1 to the {steps - num_sde_steps(config)} steps after the "
+            f"window; lower it, or leave it out (null)"
+        )
+    for task in data.tasks:
+        weights = grpo.reward.get(task)
+        components = ROOMS[task].COMPONENTS
+        if not weights:
+            raise UserError(f"grpo.reward has no weights for {task}; give some of {', '.join(components)}")
+        if unknown := sorted(set(weights) - set(components)):
+            raise UserError(f"grpo.reward.{task} names {', '.join(unknown)}; the components are {', '.join(components)}")
+    for name, value in (("sft.batch_size", config.sft.batch_size), ("grpo.updates", grpo.updates), ("eval.noise_seeds", config.eval.noise_seeds)):
+        if value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+    if not 0 < grpo.keep_fraction <= 1:
+        raise UserError(f"grpo.keep_fraction={grpo.keep_fraction} must lie in (0, 1]; use 1 to keep every sample")

@@ -1,0 +1,67 @@
+"""Denoising from noise to latents: the rollout of GRPO and the ODE of evaluation are one loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from vrlvr_kernels.philox import normal_reference
+from vrlvr_kernels.sde_step import sde_step
+
+from vrlvr.sde import Step
+
+INITIAL_STREAM = 0
+Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A rollout of B = P * G samples, puzzle-major.
+
+    states[i]: latents_BCFHW before step i (states[0] has P rows instead, if the group shares its initial noise); the last
+    one is clean. log_probs_B: per SDE step.
+    """
+
+    steps: list[Step]
+    states: list[Tensor]
+    log_probs_B: list[Tensor]
+
+    @property
+    def latents_BCFHW(self) -> Tensor:
+        return self.states[-1]
+
+
+@torch.no_grad()
+def sample(
+    velocity: Velocity,
+    steps: list[Step],
+    shape: tuple[int, int, int, int],
+    first_PC1HW: Tensor,
+    task_P: Tensor,
+    samples_B: Tensor,
+    seed: int,
+    shared_noise: bool = False,
+) -> Trajectory:
+    """Denoises B = P * G videos of P puzzles, G = len(samples_B) / P for each.
+
+    samples_B: int64 global sample numbers, which together with the seed fix all noise. With shared_noise the samples of a
+    puzzle start from the noise of its first one, so that step 0 is one forward a puzzle instead of G.
+    """
+    num_puzzles = len(task_P)
+    group = len(samples_B) // num_puzzles
+    noise_of = samples_B[::group] if shared_noise else samples_B
+    x = normal_reference(seed, INITIAL_STREAM, noise_of, 0, first_PC1HW.new_empty(shape, device="meta").numel())
+    x = x.view(-1, *shape)
+    first_BC1HW, task_B = first_PC1HW.repeat_interleave(group, 0), task_P.repeat_interleave(group, 0)
+    states, log_probs_B = [x], []
+    for i, step in enumerate(steps):
+        shared = shared_noise and i == 0
+        sigma = torch.full((len(x),), step.sigma, device=x.device)
+        v = velocity(x, sigma, first_PC1HW if shared else first_BC1HW, task_P if shared else task_B)
+        if shared:
+            x, v = x.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
+        x, log_prob_B = sde_step(x, v, step.a, step.b, step.std, seed, samples_B, i)
+        states.append(x)
+        if step.std > 0:
+            log_probs_B.append(log_prob_B)
+    return Trajectory(steps, states, log_probs_B)
