@@ -1,0 +1,128 @@
+"""FlowFree boards by rule: a random walk over partitions of the grid into paths, until one makes a good puzzle."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS, MAX_SIDE, Puzzle, canonical_key, neighbours
+from vrlvr.puzzles.flow_free.render import num_moves
+from vrlvr.puzzles.flow_free.solve import count_solutions
+
+# Proposed moves of the walk per cell: before the first candidate, and between candidates.
+_MIXING, _SPACING = 6, 1
+_MAX_CANDIDATES = 100_000
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What boards to make.
+
+    mixes: (number of colours, longest path in cells) pairs, one of which is drawn for each board.
+    min_path: shortest path in cells, both endpoints included. max_moves: longest plan.
+    cells_per_move: cells that a colour grows in one move.
+    unique_cells: boards of up to this many cells are made to have exactly one solution; larger ones may have several.
+    """
+
+    rows: int = 4
+    cols: int = 4
+    mixes: tuple[tuple[int, int], ...] = ((3, 7), (4, 5))
+    min_path: int = 3
+    max_moves: int = 4
+    cells_per_move: int = 2
+    unique_cells: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if no board can fit."""
+        cells = self.rows * self.cols
+        if not 2 <= min(self.rows, self.cols) <= max(self.rows, self.cols) <= MAX_SIDE:
+            raise ValueError(f"a board of {self.rows}x{self.cols} must have 2 to {MAX_SIDE} cells a side")
+        if self.min_path < 3 or self.cells_per_move < 1:
+            raise ValueError(
+                f"min_path={self.min_path} must be 3 or more and cells_per_move={self.cells_per_move} 1 or more"
+            )
+        if not self.mixes:
+            raise ValueError("mixes is empty; give at least one (number of colours, longest path) pair")
+        for colours, longest in self.mixes:
+            if not 1 <= colours <= MAX_COLOURS:
+                raise ValueError(f"{colours} colours in mixes must lie within 1 to {MAX_COLOURS}")
+            if not colours * self.min_path <= cells <= colours * longest:
+                raise ValueError(
+                    f"{colours} paths of {self.min_path} to {longest} cells cannot fill {cells} cells; change mixes, "
+                    "min_path or the board"
+                )
+            if num_moves(longest, self.cells_per_move) > self.max_moves:
+                raise ValueError(
+                    f"a path of {longest} cells takes {num_moves(longest, self.cells_per_move)} moves at "
+                    f"{self.cells_per_move} cells a move, more than max_moves={self.max_moves}; shorten it in mixes"
+                )
+
+
+def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[[bytes], bool]) -> Puzzle:
+    """A puzzle within the difficulty whose canonical key is accepted, with exactly one solution up to unique_cells.
+
+    Raises ValueError if none is met among 100,000 candidates.
+    """
+    rows, cols = difficulty.rows, difficulty.cols
+    draw = random.Random(int(rng.integers(2**63))).random  # the one method that is promised to be stable for ever
+    colours, longest = difficulty.mixes[int(draw() * len(difficulty.mixes))]
+    near = neighbours(rows, cols)
+    paths = _start(rows, cols, colours)
+    _walk(paths, near, difficulty.min_path, longest, _MIXING * rows * cols, draw)
+    for _ in range(_MAX_CANDIDATES):
+        _walk(paths, near, difficulty.min_path, longest, _SPACING * rows * cols, draw)
+        if any(not difficulty.min_path <= len(path) <= longest for path in paths):
+            continue
+        if not accept(canonical_key(rows, cols, paths)):
+            continue
+        if rows * cols <= difficulty.unique_cells and count_solutions(rows, cols, paths)[0] != 1:
+            continue
+        return Puzzle.from_paths(rows, cols, paths, difficulty.cells_per_move)
+    raise ValueError(f"{_MAX_CANDIDATES} candidates held no accepted puzzle; widen {difficulty}")
+
+
+def _start(rows: int, cols: int, colours: int) -> list[list[int]]:
+    """The snake through all rows, cut into paths of equal length."""
+    snake = [row * cols + (col if row % 2 == 0 else cols - 1 - col) for row in range(rows) for col in range(cols)]
+    cuts = [len(snake) * i // colours for i in range(colours + 1)]
+    return [snake[a:b] for a, b in pairwise(cuts)]
+
+
+def _walk(
+    paths: list[list[int]],
+    near: tuple[tuple[int, ...], ...],
+    shortest: int,
+    longest: int,
+    proposals: int,
+    draw: Callable[[], float],
+) -> None:
+    """Random moves, in place, that keep the paths a partition of the grid with lengths within the limits.
+
+    The end of a path reaches for a neighbouring cell y. In its own path, the loop is cut open before y ("backbite"); in
+    another, it takes over that path's part from y to one of its ends.
+    """
+    owner = {cell: i for i, path in enumerate(paths) for cell in path}
+    for _ in range(proposals):
+        i = int(draw() * len(paths))
+        path = paths[i]
+        if draw() < 0.5:
+            path.reverse()
+        choices = near[path[-1]]
+        y = choices[int(draw() * len(choices))]
+        j = owner[y]
+        other = paths[j]
+        at = other.index(y)
+        if i == j:
+            path[at + 1 :] = path[:at:-1]
+            continue
+        if draw() < 0.5:
+            taken, left = other[at:], other[:at]
+        else:
+            taken, left = other[at::-1], other[at + 1 :]
+        if len(left) >= shortest and len(path) + len(taken) <= longest:
+            path.extend(taken)
+            paths[j] = left
+            for cell in taken:
+                owner[cell] = i
