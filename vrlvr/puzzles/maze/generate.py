@@ -1,0 +1,90 @@
+"""Random mazes of any size by one rule: corridors grown cell by cell, then some walls opened."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vrlvr.puzzles.grid import around
+from vrlvr.puzzles.maze.puzzle import Puzzle, key
+from vrlvr.puzzles.maze.render import FLOOR, GOAL, WALL
+from vrlvr.puzzles.maze.solve import descend, distances_from
+
+_MAX_TRIES = 10_000
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """Sizes of a maze. Raises ValueError where no maze could exist.
+
+    min_plan, max_plan: fewest and most moves of the shortest path.
+    openings: share of the walls that are opened after the corridors are grown: 0 leaves one path between any two cells,
+    1 leaves no wall.
+    """
+
+    rows: int = 4
+    cols: int = 4
+    min_plan: int = 2
+    max_plan: int = 4
+    openings: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (2 <= self.rows <= 255 and 2 <= self.cols <= 255):
+            raise ValueError(f"a maze of {self.rows}x{self.cols} cells must have 2 to 255 rows and columns")
+        if not 1 <= self.min_plan <= self.max_plan:
+            raise ValueError(f"min_plan={self.min_plan} must be from 1 to max_plan={self.max_plan}")
+        if self.min_plan > self.rows * self.cols // 2:
+            raise ValueError(
+                f"min_plan={self.min_plan} is longer than corridors of a {self.rows}x{self.cols} maze; "
+                f"use at most {self.rows * self.cols // 2} or a larger board"
+            )
+        if not 0 <= self.openings <= 1:
+            raise ValueError(f"openings={self.openings} must be a share from 0 to 1")
+
+
+def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[[bytes], bool]) -> Puzzle:
+    """A maze within the difficulty whose canonical key `accept` takes.
+
+    Start and goal are drawn from all pairs of free cells whose distance the difficulty allows.
+    Raises ValueError if none was found in 10,000 tries.
+    """
+    rows, cols = difficulty.rows, difficulty.cols
+    for _ in range(_MAX_TRIES):
+        floor = _carve(difficulty, rng)
+        free = [cell for cell in range(rows * cols) if floor[cell] == FLOOR]
+        goal = free[rng.integers(len(free))]
+        to_goal = distances_from(floor, goal, rows, cols)
+        starts = [cell for cell, moves in to_goal.items() if difficulty.min_plan <= moves <= difficulty.max_plan]
+        if not starts:
+            continue
+        start = starts[rng.integers(len(starts))]
+        ground = floor[:goal] + bytes([GOAL]) + floor[goal + 1 :]
+        if accept(key(ground, start, rows, cols)):
+            return Puzzle(rows, cols, ground, start, descend(to_goal, start, rows, cols))
+    raise ValueError(
+        f"no maze within {difficulty} in {_MAX_TRIES} tries; widen the range of plans or enlarge the board"
+    )
+
+
+def _carve(difficulty: Difficulty, rng: np.random.Generator) -> bytes:
+    """Grows a tree of corridors depth first: a wall becomes floor if exactly one cell beside it is floor. Then opens walls."""
+    beside = around(difficulty.rows, difficulty.cols)
+    ground = bytearray([WALL]) * len(beside)
+    order = iter(rng.random(len(beside)).tolist())  # one draw for each cell that becomes floor
+    stack = [int(next(order) * len(beside))]
+    ground[stack[0]] = FLOOR
+    while stack:
+        ways = [
+            cell
+            for cell in beside[stack[-1]]
+            if ground[cell] == WALL and sum(ground[other] == FLOOR for other in beside[cell]) == 1
+        ]
+        if not ways:
+            stack.pop()
+            continue
+        stack.append(ways[int(next(order) * len(ways))])
+        ground[stack[-1]] = FLOOR
+    for cell, draw in enumerate(rng.random(len(beside)).tolist()):
+        if draw < difficulty.openings:
+            ground[cell] = FLOOR
+    return bytes(ground)

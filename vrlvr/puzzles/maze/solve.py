@@ -1,0 +1,45 @@
+"""The planner of mazes: breadth-first search."""
+
+from functools import lru_cache
+
+from vrlvr.puzzles.grid import around, neighbours
+from vrlvr.puzzles.maze.puzzle import Puzzle
+from vrlvr.puzzles.maze.render import WALL
+
+
+def distances_from(ground: bytes, cell: int, rows: int, cols: int) -> dict[int, int]:
+    """Fewest moves between `cell` and every cell that can be reached from it, nearest first."""
+    beside = around(rows, cols)
+    moves = {cell: 0}
+    queue = [cell]
+    for at in queue:  # grows while it is walked
+        for other in beside[at]:
+            if other not in moves and ground[other] != WALL:
+                moves[other] = moves[at] + 1
+                queue.append(other)
+    return moves
+
+
+def descend(to_goal: dict[int, int], start: int, rows: int, cols: int) -> str:
+    """A shortest path from start, given the distances to its end; ties go to the first of U, D, L, R."""
+    ways = neighbours(rows, cols)
+    moves, cell = [], start
+    while to_goal[cell]:
+        move = next(name for name in ways if to_goal.get(ways[name][cell], -1) == to_goal[cell] - 1)
+        moves.append(move)
+        cell = ways[move][cell]
+    return "".join(moves)
+
+
+@lru_cache(maxsize=4096)
+def to_goal(puzzle: Puzzle) -> dict[int, int]:
+    """Fewest moves from every cell to the goal, for the cells that have a way there."""
+    return distances_from(puzzle.ground, puzzle.goal, puzzle.rows, puzzle.cols)
+
+
+def solve(puzzle: Puzzle) -> str:
+    """A shortest path from start to goal as moves U, D, L, R. Raises ValueError if walls part them."""
+    distances = to_goal(puzzle)
+    if puzzle.start not in distances:
+        raise ValueError("the maze has no solution: walls part start and goal")
+    return descend(distances, puzzle.start, puzzle.rows, puzzle.cols)

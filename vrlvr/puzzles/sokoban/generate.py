@@ -1,0 +1,119 @@
+"""Random Sokoban levels, played backwards from the solved state so that every one can be solved."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vrlvr.puzzles import grid
+from vrlvr.puzzles.grid import OFF_BOARD, neighbours
+from vrlvr.puzzles.sokoban.puzzle import Puzzle, State
+from vrlvr.puzzles.sokoban.render import FLOOR, TARGET, WALL, draw
+from vrlvr.puzzles.sokoban.solve import search
+
+_MAX_TRIES = 20_000
+_MAX_STATES = 20_000  # levels harder than this for the planner are passed over
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """Sizes of a level. Raises ValueError where no level could exist.
+
+    min_plan, max_plan: fewest and most moves of the planner's solution. min_pushes: fewest pushes in it.
+    wall_density: share of the cells that are walls, on average; the board's edge is closed besides.
+    """
+
+    rows: int = 4
+    cols: int = 4
+    boxes: int = 1
+    min_plan: int = 2
+    max_plan: int = 4
+    min_pushes: int = 1
+    wall_density: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not (3 <= self.rows <= 255 and 3 <= self.cols <= 255):
+            raise ValueError(f"a level of {self.rows}x{self.cols} cells must have 3 to 255 rows and columns")
+        if not 1 <= self.boxes <= 5:
+            raise ValueError(f"boxes={self.boxes} must be from 1 to 5")
+        if not 0 <= self.wall_density <= 0.5:
+            raise ValueError(f"wall_density={self.wall_density} must be a share from 0 to 0.5")
+        if 2 * self.boxes + 1 > self.rows * self.cols * (1 - self.wall_density) / 2:
+            raise ValueError(
+                f"{self.boxes} boxes crowd a board of {self.rows}x{self.cols}; use fewer or a larger board"
+            )
+        if not 1 <= self.min_pushes <= self.min_plan <= self.max_plan:
+            raise ValueError(
+                f"min_pushes={self.min_pushes}, min_plan={self.min_plan}, max_plan={self.max_plan} must ascend from 1"
+            )
+
+
+def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[[bytes], bool]) -> Puzzle:
+    """A level within the difficulty whose canonical key `accept` takes.
+
+    Walls and targets are drawn, boxes put on the targets, and moves taken back at random; then the planner finds the
+    shortest way, which is what counts as the plan. Raises ValueError if no level was found in 20,000 tries.
+    """
+    rows, cols = difficulty.rows, difficulty.cols
+    for _ in range(_MAX_TRIES):
+        ground = _ground(difficulty, rng)
+        agent, boxes = _play_backwards(difficulty, ground, rng)
+        if any(ground[box] == TARGET for box in boxes) and difficulty.min_pushes >= difficulty.boxes:
+            continue
+        if all(ground[box] == TARGET for box in boxes):
+            continue
+        if not accept(grid.canonical(draw(ground, agent, boxes), rows, cols)):
+            continue
+        plan = search(ground, agent, boxes, rows, cols, _MAX_STATES)
+        if plan is not None and difficulty.min_plan <= len(plan) <= difficulty.max_plan:
+            puzzle = Puzzle(rows, cols, ground, agent, boxes, plan)
+            if _pushes(puzzle) >= difficulty.min_pushes:
+                return puzzle
+    raise ValueError(
+        f"no level within {difficulty} in {_MAX_TRIES} tries; widen the range of plans or enlarge the board"
+    )
+
+
+def _ground(difficulty: Difficulty, rng: np.random.Generator) -> bytes:
+    """Walls by chance, then targets on free cells."""
+    draws = rng.random(difficulty.rows * difficulty.cols)
+    ground = bytearray((draws >= difficulty.wall_density).astype(np.uint8).tobytes())
+    # The free cells with the least draws are as random as any.
+    free = [cell for cell in np.argsort(-draws).tolist() if ground[cell] == FLOOR]
+    for cell in free[: difficulty.boxes]:
+        ground[cell] = TARGET
+    return bytes(ground)
+
+
+def _play_backwards(difficulty: Difficulty, ground: bytes, rng: np.random.Generator) -> State:
+    """The state some random moves before the solved one: the agent walks, and pulls whatever box it can."""
+    ways = tuple(neighbours(difficulty.rows, difficulty.cols).values())
+    boxes = {cell for cell, label in enumerate(ground) if label == TARGET}
+    beside = [cell for cell, label in enumerate(ground) if label == FLOOR and any(way[cell] in boxes for way in ways)]
+    if not beside:
+        return -1, tuple(sorted(boxes))
+    agent = beside[int(rng.integers(len(beside)))]
+    moves = int(rng.integers(difficulty.min_plan, 2 * difficulty.max_plan + 1))
+    for draw_way, draw_pull in rng.random((moves, 2)).tolist():
+        options = [
+            (to, ways[number ^ 1][agent])  # the cell stepped back to, and the one that a box is pulled from
+            for number, way in enumerate(ways)
+            if (to := way[agent]) != OFF_BOARD and ground[to] != WALL and to not in boxes
+        ]
+        pulls = [(to, pulled) for to, pulled in options if pulled in boxes]
+        if pulls and draw_pull < 0.75:
+            to, pulled = pulls[int(draw_way * len(pulls))]
+            boxes.remove(pulled)
+            boxes.add(agent)
+        elif options:
+            to, _ = options[int(draw_way * len(options))]
+        else:
+            break
+        agent = to
+    return agent, tuple(sorted(boxes))
+
+
+def _pushes(puzzle: Puzzle) -> int:
+    """Pushes in the planner's solution."""
+    states = puzzle.trace(puzzle.solution)
+    return sum(before[1] != after[1] for before, after in zip(states, states[1:], strict=False))
