@@ -1,0 +1,222 @@
+"""Results on disk (results.json, gains.json) and as tables: Markdown for pages, rich for the terminal.
+
+results.json is a list of rows {system, task, precision, recall, f1, success_rate, success_rate_ci95, num_puzzles,
+num_samples, source}: rates in 0..100, source `measured` (here) or `published` (as printed elsewhere).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from vrlvr.atomic_write import write_text
+from vrlvr.errors import UserError
+from vrlvr.evaluation.metrics import Gain, Row
+from vrlvr.evaluation.published import published_rows
+
+__all__ = [
+    "markdown",
+    "print_table",
+    "published_rows",
+    "read_gains",
+    "read_results",
+    "systems_of",
+    "task_title",
+    "tasks_of",
+    "write_gains",
+    "write_results",
+]
+
+TITLES = {"maze": "Maze", "flowfree": "FlowFree", "sokoban": "Sokoban"}
+COLUMNS = {"Prec": "precision", "Rec": "recall", "F1": "f1", "SR": "success_rate"}
+SOURCES = ("measured", "published")
+
+Check = Callable[[Any], bool]
+
+
+def task_title(task: str) -> str:
+    """How a task is written in a heading."""
+    return TITLES.get(task, task)
+
+
+def tasks_of(rows: Iterable[Row]) -> list[str]:
+    """The tasks of some rows: the three puzzles in their usual order, then any others as they come."""
+    found = list(dict.fromkeys(row["task"] for row in rows))
+    return [task for task in TITLES if task in found] + [task for task in found if task not in TITLES]
+
+
+def systems_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """The (system, source) pairs of some rows: measured ones first, otherwise as they come."""
+    found = dict.fromkeys((row["system"], row["source"]) for row in rows)
+    return sorted(found, key=lambda pair: SOURCES.index(pair[1]))
+
+
+def write_results(path: Path, rows: Sequence[Row]) -> None:
+    """Writes results.json. Raises UserError if a row is not as described above."""
+    _write(path, [_checked(row, _ROW, f"{path}: row {i}") for i, row in enumerate(rows)])
+
+
+def read_results(path: Path) -> list[Row]:
+    """Reads results.json. Raises UserError if it is missing, no JSON, or a row is not as described above."""
+    return [cast(Row, _checked(row, _ROW, f"{path}: row {i}")) for i, row in enumerate(_read(path))]
+
+
+def write_gains(path: Path, gains: Sequence[Gain]) -> None:
+    """Writes gains.json: differences with paired intervals, which rows alone cannot give. Raises UserError as above."""
+    _write(path, [_checked(gain, _GAIN, f"{path}: gain {i}") for i, gain in enumerate(gains)])
+
+
+def read_gains(path: Path) -> list[Gain]:
+    """Reads gains.json. Raises UserError as `read_results` does."""
+    return [cast(Gain, _checked(gain, _GAIN, f"{path}: gain {i}")) for i, gain in enumerate(_read(path))]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Systems as lines; for each task Prec, Rec, F1, and SR with its 95 % interval in brackets; all in percent."""
+    tasks = tasks_of(rows)
+    cells = {(row["system"], row["source"], row["task"]): row for row in rows}
+    head = ["system", "source"]
+    for task in tasks:
+        first, *others = COLUMNS
+        head += [f"{task_title(task)} {first}", *others]
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for system, source in systems_of(rows):
+        line = [system.replace("|", "\\|"), source]
+        for task in tasks:
+            line += _cells(cells.get((system, source, task)))
+        lines.append(line)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
+    """The same in a terminal, one block a task, so that 80 columns are enough."""
+    table = Table(
+        title="Percent of held-out puzzles; N of them; SR = success rate with its 95 % interval",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        collapse_padding=True,
+    )
+    for name in ("task", "system"):
+        table.add_column(name, no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("95 %", justify="right", no_wrap=True)
+    table.add_column("N", justify="right", no_wrap=True)
+    table.add_column("source", no_wrap=True)
+    cells = {(row["system"], row["source"], row["task"]): row for row in rows}
+    for task in tasks_of(rows):
+        block = [cells[*pair, task] for pair in systems_of(rows) if (*pair, task) in cells]
+        for i, row in enumerate(block):
+            rates = [f"{row[key]:.1f}" for key in COLUMNS.values()]  # type: ignore[literal-required]
+            table.add_row(
+                task_title(task) if i == 0 else "",
+                row["system"],
+                *rates,
+                _interval(row),
+                "" if row["num_puzzles"] is None else str(row["num_puzzles"]),
+                row["source"],
+                style="dim" if row["source"] == "published" else "",
+                end_section=i == len(block) - 1,
+            )
+    (console or Console()).print(table)
+
+
+def _cells(row: Row | None) -> list[str]:
+    if row is None:
+        return [""] * len(COLUMNS)
+    *rates, success = (f"{row[key]:.1f}" for key in COLUMNS.values())  # type: ignore[literal-required]
+    return [*rates, f"{success} {_interval(row)}".rstrip()]
+
+
+def _interval(row: Row) -> str:
+    bounds = row["success_rate_ci95"]
+    return "" if bounds is None else f"[{bounds[0]:.1f}, {bounds[1]:.1f}]"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_rate(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 100
+
+
+def _is_interval(value: Any, low: float, high: float) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(map(_is_number, value))
+        and low <= value[0] <= value[1] <= high
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+_RATE = ("a number in 0..100", _is_rate)
+_NAME = ("a name", _is_name)
+_OPTIONAL_COUNT = ("a positive integer or null", lambda value: value is None or _is_count(value))
+_ROW: dict[str, tuple[str, Check]] = {
+    "system": _NAME,
+    "task": _NAME,
+    "precision": _RATE,
+    "recall": _RATE,
+    "f1": _RATE,
+    "success_rate": _RATE,
+    "success_rate_ci95": ("[low, high] in 0..100 or null", lambda value: value is None or _is_interval(value, 0, 100)),
+    "num_puzzles": _OPTIONAL_COUNT,
+    "num_samples": _OPTIONAL_COUNT,
+    "source": (f"one of {', '.join(SOURCES)}", lambda value: value in SOURCES),
+}
+_GAIN: dict[str, tuple[str, Check]] = {
+    "before": _NAME,
+    "after": _NAME,
+    "task": _NAME,
+    "gain": ("a number in -100..100", lambda value: _is_number(value) and -100 <= value <= 100),
+    "gain_ci95": ("[low, high] in -100..100", lambda value: _is_interval(value, -100, 100)),
+    "num_puzzles": ("a positive integer", _is_count),
+    "paired": ("true or false", lambda value: isinstance(value, bool)),
+}
+
+
+def _checked(entry: Any, schema: dict[str, tuple[str, Check]], where: str) -> dict[str, Any]:
+    """The entry itself, if every field of the schema is there and valid. Raises UserError."""
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} must be an object with {', '.join(schema)}; write the file again with `vrlvr eval`")
+    for name, (constraint, check) in schema.items():
+        if name not in entry:
+            raise UserError(f"{where} has no {name}, it must be {constraint}; write the file again with `vrlvr eval`")
+        if not check(entry[name]):
+            raise UserError(
+                f"{where}: {name}={entry[name]!r} must be {constraint}; correct it or run `vrlvr eval` again"
+            )
+    return entry
+
+
+def _read(path: Path) -> list[Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); run `vrlvr eval` first") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); run `vrlvr eval` again") from error
+    if not isinstance(entries, list):
+        raise UserError(f"{path} holds a {type(entries).__name__}, a list is needed; run `vrlvr eval` again")
+    return entries
+
+
+def _write(path: Path, entries: list[dict[str, Any]]) -> None:
+    write_text(path, json.dumps(entries, indent=1, allow_nan=False) + "\n")
