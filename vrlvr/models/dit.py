@@ -1,12 +1,13 @@
 """The Wan diffusion transformer, of any size, with the parameters of diffusers' `WanTransformer3DModel`.
 
-Facts are those of diffusers 0.42 `transformer_wan.py` (Apache-2.0) and of Wan's own `wan/modules/model.py`; the code is ours.
-State dicts go both ways unchanged. What differs is how the time modulation is applied: Wan2.2-TI2V pins its first latent
-frame at timestep 0, so a video has two distinct modulations and no more. They are computed once for each (`num_clean_tokens`
-splits the tokens in two contiguous ranges) instead of once per token, which at 5B sizes is 396 MB less per block.
+Facts are those of diffusers 0.42 `transformer_wan.py` (Apache-2.0) and of Wan's own `wan/modules/model.py`; the code is
+ours, and state dicts go both ways unchanged. What differs is how the time modulation is applied: Wan2.2-TI2V pins its
+first latent frame at timestep 0, so a video has two distinct modulations and no more. They are computed once for each
+(`num_clean_tokens` splits the tokens in two contiguous ranges) and never per token, which for diffusers' 5B model is
+396 MB a block at 5,376 tokens.
 
-Shapes: B videos, C latent channels, F/H/W latent frames/rows/columns, N tokens, D model dimension, E head dimension, L text
-tokens, M text dimension, R modulation rows: (clean, video 0, ..., video B-1) with clean frames, else (video 0, ...).
+Shapes: B videos, C latent channels, F/H/W latent frames/rows/columns, N tokens, D model dimension, E head dimension,
+P = E/2 pairs, L text tokens, M text dimension, R modulation rows: one a video, after one for the clean frames if any.
 """
 
 import math
@@ -62,8 +63,8 @@ class WanConfig:
                 raise UserError(f"{field.name}={value} must be at least 1; use a positive size")
         if self.attention_head_dim < 6 or self.attention_head_dim % 2:
             raise UserError(
-                f"attention_head_dim={self.attention_head_dim} must be even and at least 6, so that the rotary embedding has "
-                "a pair for time, rows and columns; use for instance 16"
+                f"attention_head_dim={self.attention_head_dim} must be even and at least 6, so that time, rows and "
+                "columns each have a rotating pair; use for instance 16"
             )
         if self.freq_dim % 2:
             raise UserError(f"freq_dim={self.freq_dim} must be even (cosines and sines); use {self.freq_dim + 1}")
@@ -96,25 +97,22 @@ class WanConfig:
 
 
 @lru_cache(maxsize=64)
-def rope_tables(head_dim: int, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines of the 3D rotary embedding, float32 (N, 1, E) each, tokens in (F, H, W) order.
+def rope_table(head_dim: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
+    """The 3D rotary embedding of a grid of tokens, in (F, H, W) order: unit complex numbers, complex64 (N, 1, E/2).
 
-    The head dimension is split in 2*(E//6) for rows, as much for columns and the rest for time. Neighbours (2i, 2i+1) form a
-    pair; the sine's sign alternates (-, +), so that rotating is `x * cos + swap_pairs(x) * sin`.
+    2*(E//6) of the head dimension go to rows, as much to columns and the rest to time.
     """
+    side = 2 * (head_dim // 6)
+    angles = []
     with torch.inference_mode(False):  # cached: a table first made while sampling must also serve training
-        side = 2 * (head_dim // 6)
-        angles = []
         for axis, (dim, size) in enumerate(zip((head_dim - 2 * side, side, side), grid, strict=True)):
-            frequencies = 1.0 / ROPE_THETA ** (torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim)
-            angle = torch.outer(torch.arange(size, dtype=torch.float64, device=device), frequencies)
+            frequency = ROPE_THETA ** -(torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim)
+            angle = torch.outer(torch.arange(size, dtype=torch.float64, device=device), frequency)
             shape = [1, 1, 1, dim // 2]
             shape[axis] = size
             angles.append(angle.view(shape).expand(*grid, -1))
-        angle_NP = torch.cat(angles, dim=-1).flatten(0, 2)
-        cos = angle_NP.cos().repeat_interleave(2, dim=-1)
-        sin = torch.stack((-angle_NP.sin(), angle_NP.sin()), dim=-1).flatten(1)
-        return cos.float().unsqueeze(1), sin.float().unsqueeze(1)
+        angle_N1P = torch.cat(angles, dim=-1).flatten(0, 2).unsqueeze(1)
+        return torch.complex(angle_N1P.cos().float(), angle_N1P.sin().float())
 
 
 def timestep_frequencies(timestep: Tensor, freq_dim: int) -> Tensor:
@@ -142,7 +140,7 @@ def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch_size: tuple[int
 
 
 def scale_shift(x_BND: Tensor, shift_R1D: Tensor, scale_R1D: Tensor, num_clean_tokens: int) -> Tensor:
-    """x * (1 + scale) + shift, with row 0 for the first num_clean_tokens tokens and a video's own row for the others."""
+    """x * (1 + scale) + shift: row 0 for the first num_clean_tokens tokens, the video's own row for the rest."""
     scale_R1D = 1 + scale_R1D
     if num_clean_tokens == 0:
         return torch.addcmul(shift_R1D, x_BND, scale_R1D)
@@ -167,10 +165,10 @@ def gated_residual(x_BND: Tensor, update_BND: Tensor, gate_R1D: Tensor, num_clea
     return torch.cat((clean, noisy), dim=1).to(x_BND.dtype)
 
 
-def rotate(x_BNHE: Tensor, cos_N1E: Tensor, sin_N1E: Tensor) -> Tensor:
-    """Rotary embedding with the tables of `rope_tables`, in float32; result in x's dtype."""
-    swapped = x_BNHE.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x_BNHE * cos_N1E, swapped, sin_N1E).to(x_BNHE.dtype)
+def rotate(x_BNHE: Tensor, rope_N1P: Tensor) -> Tensor:
+    """Rotary embedding: neighbours (2i, 2i+1) of a head are a complex number, turned by `rope_table`'s, in float32."""
+    pairs = torch.view_as_complex(x_BNHE.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rope_N1P).flatten(-2).to(x_BNHE.dtype)
 
 
 def fused_linear(x: Tensor, *layers: nn.Module) -> Tensor:
@@ -229,12 +227,12 @@ class Attention(nn.Module):
         )
         return self.to_out[0](heads_BHNE.transpose(1, 2).flatten(2))
 
-    def over_self(self, x_BND: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def over_self(self, x_BND: Tensor, rope: Tensor) -> Tensor:
         """Self-attention: (B, N, D) -> (B, N, D)."""
         q, k, v = fused_linear(x_BND, self.to_q, self.to_k, self.to_v).chunk(3, dim=-1)
         heads = (self.num_heads, -1)
         q, k = self.norm_q(q).unflatten(-1, heads), self.norm_k(k).unflatten(-1, heads)
-        return self._attend(rotate(q, *rope), rotate(k, *rope), v.unflatten(-1, heads))
+        return self._attend(rotate(q, rope), rotate(k, rope), v.unflatten(-1, heads))
 
     def over_text(self, x_BND: Tensor, text_BLD: Tensor) -> Tensor:
         """Cross-attention: (B, N, D) -> (B, N, D)."""
@@ -281,9 +279,7 @@ class Block(_Float32Parameters):
         self.ffn = FeedForward(config.dim, config.ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
-    def forward(
-        self, x: Tensor, text_BLD: Tensor, time_R6D: Tensor, rope: tuple[Tensor, Tensor], num_clean_tokens: int
-    ) -> Tensor:
+    def forward(self, x: Tensor, text_BLD: Tensor, time_R6D: Tensor, rope: Tensor, num_clean_tokens: int) -> Tensor:
         modulation_R61D = (self.scale_shift_table + time_R6D).unsqueeze(2)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation_R61D.unbind(1)
         normed = norm_modulate(x, shift1, scale1, num_clean_tokens, self.eps)
@@ -330,13 +326,13 @@ class ConditionEmbedder(nn.Module):
 
 
 class WanTransformer(_Float32Parameters):
-    """The velocity model. `checkpointing` recomputes each block in the backward pass instead of keeping its activations."""
+    """The velocity model. With `checkpointing` the backward pass recomputes each block's activations."""
 
     def __init__(self, config: WanConfig, checkpointing: bool = False) -> None:
         super().__init__()
         self.config = config
         self.checkpointing = checkpointing
-        # A convolution by name and shape only: with stride = kernel size it is a linear layer of patches, and faster as one.
+        # A convolution by name and shape only: its stride is its kernel size, so it is a linear layer of patches.
         self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch_size, config.patch_size)
         self.condition_embedder = ConditionEmbedder(config)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
@@ -375,11 +371,12 @@ class WanTransformer(_Float32Parameters):
         grid = [size // patch for size, patch in zip(sizes, self.config.patch_size, strict=True)]
         return grid[0], grid[1], grid[2]
 
-    def forward(self, latents_BCFHW: Tensor, timestep_B: Tensor, text_BLD: Tensor, num_clean_frames: int = 0) -> Tensor:
+    def forward(self, latents_BCFHW: Tensor, timestep_B: Tensor, text_BLM: Tensor, num_clean_frames: int = 0) -> Tensor:
         """Velocity (B, out_channels, F, H, W), in the latents' dtype.
 
-        latents_BCFHW: (B, in_channels, F, H, W). timestep_B: any reals in [0, 1000], sigma * 1000, never rounded. text_BLD:
-        (B, L, text_dim). The first num_clean_frames latent frames are at timestep 0 (Wan2.2-TI2V's clean image).
+        timestep_B: any reals in [0, 1000], sigma * 1000, never rounded. text_BLM: (B, L, text_dim).
+        The first num_clean_frames latent frames are at timestep 0 (Wan2.2-TI2V's clean image), the rest at timestep_B.
+        in_channels may exceed out_channels: the caller has then concatenated a condition to the latents.
         Raises UserError for sizes that do not fit.
         """
         config = self.config
@@ -387,12 +384,12 @@ class WanTransformer(_Float32Parameters):
         if timestep_B.shape != latents_BCFHW.shape[:1]:
             raise UserError(f"timestep of shape {tuple(timestep_B.shape)} must be ({len(latents_BCFHW)},), one a video")
         num_clean_tokens = num_clean_frames // config.patch_size[0] * grid[1] * grid[2]
-        rope = rope_tables(config.attention_head_dim, grid, latents_BCFHW.device)
+        rope = rope_table(config.attention_head_dim, grid, latents_BCFHW.device)
 
         dtype = self.patch_embedding.weight.dtype
         patches = patchify(latents_BCFHW.to(dtype), config.patch_size)
         x = functional.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-        text = self.condition_embedder.text_embedder(text_BLD.to(dtype))
+        text = self.condition_embedder.text_embedder(text_BLM.to(dtype))
         timestep_R = functional.pad(timestep_B.float(), (1, 0)) if num_clean_tokens else timestep_B
         embedding_RD, time_R6D = self.condition_embedder.time(timestep_R)
 

@@ -1,4 +1,4 @@
-"""What the transformer reads as text. An encoder maps a batch of tasks or prompts to text_BLM (B, L tokens, M = text_dim)."""
+"""What the transformer reads as text: an encoder maps a batch of tasks or prompts to text_BLM, L tokens of text_dim."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from vrlvr.errors import UserError
 
 
 class TaskEmbedding(nn.Module):
-    """A learned embedding of the task in place of a prompt: enough where a prompt says no more than which game it is."""
+    """A learned embedding of the task in place of a prompt: enough where a prompt only says which game it is."""
 
     def __init__(self, num_tasks: int, text_dim: int, num_tokens: int = 1) -> None:
         super().__init__()
