@@ -35,7 +35,7 @@ setup(
         "safetensors>=0.5",
         "av>=14",
         "pillow>=10",
-        "jsonargparse>=4.40,<5",
+        "jsonargparse>=4.49,<5",
         "pyyaml>=6",
         "rich>=13",
         "tensorboard>=2.18",

@@ -8,10 +8,13 @@ from typing import Literal
 
 from vrlvr.errors import UserError
 from vrlvr.policy import Conditioning
-from vrlvr.puzzles import ROOMS, flow_free, maze, sokoban
+from vrlvr.puzzles import ROOMS
+from vrlvr.puzzles.flow_free import Difficulty as FlowFreeDifficulty
+from vrlvr.puzzles.maze import Difficulty as MazeDifficulty
+from vrlvr.puzzles.sokoban import Difficulty as SokobanDifficulty
 
 Stage = Literal["all", "data", "sft", "grpo", "eval"]
-_DENSE = {
+DENSE_REWARD = {
     "maze": {"solved": 0.6, "progress": 0.4, "error": -0.2},
     "flowfree": {"solved": 0.4, "progress": 0.2, "filled": 0.2, "process": 0.2, "error": -0.2},
     "sokoban": {"solved": 0.6, "progress": 0.4, "error": -0.2},
@@ -37,9 +40,9 @@ class DataConfig:
     num_val: int = 64
     num_test: int = 400
     dir: str | None = None
-    maze: maze.Difficulty = field(default_factory=maze.Difficulty)
-    flowfree: flow_free.Difficulty = field(default_factory=flow_free.Difficulty)
-    sokoban: sokoban.Difficulty = field(default_factory=sokoban.Difficulty)
+    maze: MazeDifficulty = field(default_factory=MazeDifficulty)
+    flowfree: FlowFreeDifficulty = field(default_factory=FlowFreeDifficulty)
+    sokoban: SokobanDifficulty = field(default_factory=SokobanDifficulty)
 
 
 @dataclass
@@ -101,6 +104,7 @@ class GrpoConfig:
     SFT policy. anchor_weight: MSE to the SFT velocity on anchor_fraction of the kept samples at a step after the window.
     inner_epochs: passes over a rollout (the clip can only bind from the second on).
     shuffle_advantages: the control in which the reward teaches nothing.
+    reward: dense, sparse (success only), or the weights of every task's components, {task: {component: weight}}.
     """
 
     updates: int = 260
@@ -127,7 +131,7 @@ class GrpoConfig:
     validate_every: int = 50
     save_every: int = 50
     shuffle_advantages: bool = False
-    reward: dict[str, dict[str, float]] = field(default_factory=lambda: {k: dict(v) for k, v in _DENSE.items()})
+    reward: Literal["dense", "sparse"] | dict[str, dict[str, float]] = "dense"
 
 
 @dataclass
@@ -154,6 +158,14 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
+def reward_weights(config: Config) -> dict[str, dict[str, float]]:
+    """{task: {component: weight}} of the configured reward."""
+    reward = config.grpo.reward
+    if reward == "sparse":
+        return {task: {"solved": 1.0} for task in config.data.tasks}
+    return DENSE_REWARD if reward == "dense" else reward
+
+
 def num_sde_steps(config: Config) -> int:
     """L: denoising steps with noise and gradient."""
     last = config.sampler.num_steps - 1
@@ -176,13 +188,10 @@ def check(config: Config, world_size: int = 1) -> None:
             f"grpo.sde_steps={grpo.sde_steps} must be from 1 to {steps - 1} of the sampler's {steps} steps, whose last one "
             f"ends without noise; lower it, or use all"
         )
-    if grpo.tail_steps is not None and not 1 <= grpo.tail_steps <= steps - num_sde_steps(config):
-        raise UserError(
-            f"grpo.tail_steps={grpo.tail_steps} must be from 1 to the {steps - num_sde_steps(config)} steps after the "
-            f"window; lower it, or leave it out (null)"
-        )
+    if grpo.tail_steps is not None and grpo.tail_steps < 1:
+        raise UserError(f"grpo.tail_steps={grpo.tail_steps} must be at least 1; leave it out (null) for the full grid")
     for task in data.tasks:
-        weights = grpo.reward.get(task)
+        weights = reward_weights(config).get(task)
         components = ROOMS[task].COMPONENTS
         if not weights:
             raise UserError(f"grpo.reward has no weights for {task}; give some of {', '.join(components)}")

@@ -1,0 +1,67 @@
+"""Puzzles as the model sees them: task numbers, first frames, planner's videos."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vrlvr import puzzles
+from vrlvr.config import Config, DataConfig
+from vrlvr.distributed import World
+from vrlvr.errors import UserError
+from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.puzzles import Puzzle
+
+
+def difficulty(data: DataConfig, task: str) -> object:
+    """The configured difficulty of a task."""
+    return getattr(data, task)
+
+
+def generate(config: Config, split: str, task: str, index: int) -> Puzzle:
+    """Puzzle `index` of a split of a task."""
+    return puzzles.generate(task, difficulty(config.data, task), config.seed, split, index)
+
+
+def generate_all(config: Config, world: World, split: str, number: int) -> dict[str, list[Puzzle]]:
+    """`number` puzzles of every task, each rank making its share; with data.dir set, `train` and `test` are read there."""
+    if config.data.dir and split in ("train", "test"):
+        return {task: _read(Path(config.data.dir), split, task, number) for task in config.data.tasks}
+    return {
+        task: [p for part in world.gather([generate(config, split, task, i) for i in world.share(number)]) for p in part]
+        for task in config.data.tasks
+    }
+
+
+def _read(folder: Path, split: str, task: str, number: int) -> list[Puzzle]:
+    paths = sorted((folder / split / task).glob("*.json"))[:number]
+    if len(paths) < number:
+        raise UserError(
+            f"{folder / split / task} holds {len(paths)} puzzles, {number} are asked for; make more with `vrlvr data` or "
+            f"lower data.num_{split}"
+        )
+    return [puzzles.load(path) for path in paths]
+
+
+def videos_of(batch: Sequence[Puzzle], data: DataConfig) -> np.ndarray:
+    """The planner's videos_BTYXC, uint8."""
+    return np.stack([puzzles.render(p, data.height, data.width, data.num_frames, data.frames_per_move) for p in batch])
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What conditions the model on B puzzles."""
+
+    puzzles: list[Puzzle]
+    first_BC1HW: Tensor
+    task_B: Tensor
+
+
+def prompts_of(batch: Sequence[Puzzle], config: Config, codec: TinyCodec, device: torch.device) -> Prompts:
+    """First frames, encoded, and task numbers."""
+    frames = np.stack([puzzles.render_first_frame(p, config.data.height, config.data.width) for p in batch])
+    task_B = torch.tensor([config.data.tasks.index(p.task) for p in batch], device=device)
+    return Prompts(list(batch), codec.encode_first(frames).to(device), task_B)

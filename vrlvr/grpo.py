@@ -1,0 +1,127 @@
+"""SDE-GRPO with Early-Step Focus.
+
+GRPO (arXiv 2402.03300) on a denoising policy (Flow-GRPO, arXiv 2505.05470; VideoRLVR, arXiv 2605.15458), less what one update
+a rollout makes idle: no critic, no old-log-prob pass (the ratio's denominator is the detached log-prob of the same forward),
+no KL by default. Added: noise and gradient in the first sde_steps only (ESF); one forward a prompt at step 0, where a group
+shares its noise; samples of small |advantage| dropped; an anchor to the SFT velocity after the window, without which the
+untrained late steps drift.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vrlvr.batches import generate, prompts_of
+from vrlvr.checkpoint import Checkpoints, TrainState
+from vrlvr.config import Config, num_sde_steps, reward_weights
+from vrlvr.distributed import World
+from vrlvr.ema import Ema
+from vrlvr.evaluation.run import success_by_task
+from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.optim import adamw, clip_gradients, cosine_decay, set_lr
+from vrlvr.policy import Policy
+from vrlvr.puzzles import Puzzle
+from vrlvr.run_log import RunLog
+from vrlvr.sampling import sample
+from vrlvr.scoring import group_advantages, score, score_scalars, shuffled
+from vrlvr.sde import plan_steps, sigma_schedule
+from vrlvr.update import accumulate_gradients, build_replay
+
+GRPO_STREAM = 3
+
+
+@dataclass
+class Progress:
+    """Updates done."""
+
+    step: int = 0
+
+
+def train_grpo(
+    config: Config,
+    world: World,
+    log: RunLog,
+    checkpoints: Checkpoints,
+    policy: Policy,
+    reference: Policy,
+    codec: TinyCodec,
+    val: dict[str, list[Puzzle]],
+) -> Policy:
+    """Trains the policy in place and returns its moving average. reference: the frozen SFT policy."""
+    grpo, window = config.grpo, num_sde_steps(config)
+    data, device = config.data, world.device
+    shape = codec.latent_shape(data.num_frames, data.height, data.width)
+    steps = plan_steps(rollout_sigmas(config), grpo.sampler, grpo.noise_level, window)
+    optimizer, ema, progress = adamw(policy, grpo.lr, grpo.weight_decay), Ema(policy, grpo.ema_decay), Progress()
+    weights = reward_weights(config)
+    state = TrainState(policy, ema, optimizer, progress)
+    checkpoints.restore("grpo", state)
+    while progress.step < grpo.updates:
+        progress.step += 1
+        lr = set_lr(optimizer, grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction))
+        rng = np.random.default_rng(np.random.SeedSequence([config.seed, GRPO_STREAM, progress.step, world.rank]))
+
+        begin = time.perf_counter()
+        numbers = [progress.step * grpo.puzzles + i for i in world.share(grpo.puzzles)]
+        prompts = prompts_of([puzzle_number(config, n) for n in numbers], config, codec, device)
+        samples_B = torch.tensor([n * grpo.group_size + g for n in numbers for g in range(grpo.group_size)], device=device)
+        trajectory = sample(
+            policy, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, config.seed, grpo.shared_noise
+        )
+        rolled_out = time.perf_counter()
+
+        scores = score(prompts, trajectory.latents_BCFHW, codec, weights)
+        advantage_PG = group_advantages(scores.reward_PG, grpo.advantage_eps)
+        if grpo.shuffle_advantages:
+            advantage_PG = shuffled(advantage_PG, rng)
+        scored = time.perf_counter()
+
+        replay = build_replay(config, world, trajectory, prompts, advantage_PG, rng)
+        scalars: dict[str, list[float]] = {}
+        for epoch in range(grpo.inner_epochs):
+            optimizer.zero_grad(set_to_none=True)
+            scalars |= accumulate_gradients(config, policy, reference, replay, first_pass=epoch == 0)
+            world.sync_gradients(policy.parameters())
+            scalars["grad_norm"] = [clip_gradients(policy, grpo.grad_clip)]
+            optimizer.step()
+        ema.update(policy, progress.step)
+
+        scalars |= score_scalars(prompts, scores)
+        scalars["zero_spread_fraction"] = (advantage_PG == 0).all(1).double().tolist()
+        scalars["seconds_rollout"] = [rolled_out - begin]
+        scalars["seconds_decode"], scalars["seconds_verify"] = [scores.seconds_decode], [scores.seconds_verify]
+        scalars["seconds_update"] = [time.perf_counter() - scored]
+        means = average_over_ranks(world, scalars) | {"lr": lr}
+        if progress.step % grpo.validate_every == 0:
+            success = success_by_task(config, world, ema.model, codec, val, noise_seed=0)
+            means["val_success"] = float(np.mean(list(success.values())))
+            means |= {f"val_success_{task}": value for task, value in success.items()}
+        log.log("grpo", progress.step, grpo.updates, **means)
+        if progress.step % grpo.save_every == 0 and progress.step < grpo.updates:
+            checkpoints.save("grpo", state, name=f"grpo-{progress.step:06d}")
+    checkpoints.save("grpo", state, name="grpo-final")
+    return ema.model
+
+
+def rollout_sigmas(config: Config) -> list[float]:
+    """The window on the sampler's grid, the tail on a coarser one if tail_steps says so."""
+    steps, window, tail = config.sampler.num_steps, num_sde_steps(config), config.grpo.tail_steps
+    coarse = None if tail is None else min(tail, steps - window)
+    return sigma_schedule(steps, config.sampler.shift, window, coarse)
+
+
+def puzzle_number(config: Config, number: int) -> Puzzle:
+    """The RL puzzle of a global number: tasks take turns, and no puzzle is drawn twice."""
+    task = config.data.tasks[number % len(config.data.tasks)]
+    return generate(config, "rl", task, number)
+
+
+def average_over_ranks(world: World, values: dict[str, list[float]]) -> dict[str, float]:
+    """The mean of each named list over all ranks' entries (a rank may lack a name)."""
+    merged: dict[str, list[float]] = {}
+    for part in world.gather(values):
+        for name, entries in part.items():
+            merged.setdefault(name, []).extend(entries)
+    return {name: float(np.mean(entries)) for name, entries in merged.items() if entries}

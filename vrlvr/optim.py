@@ -1,0 +1,35 @@
+"""The optimizer and its learning rate."""
+
+import math
+
+import torch
+from torch import nn
+
+
+def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over the trained parameters, with the betas usual for diffusion models."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
+    """Sets the learning rate of the next step and returns it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def cosine_decay(step: int, total: int, decay_fraction: float) -> float:
+    """1 until the last decay_fraction of the steps (counted from 1), then half a cosine down to 0 after the last."""
+    start = total * (1 - decay_fraction)
+    if step - 1 <= start:
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - 1 - start) / (total - start)))
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> float:
+    """Scales the gradients to a norm of at most max_norm; returns the norm before. Raises FloatingPointError if it is not finite."""
+    norm = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], max_norm).item()
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the gradient norm is {norm}: lower the learning rate or the noise level")
+    return norm

@@ -1,0 +1,121 @@
+"""Supervised fine-tuning: flow matching (Lipman et al. 2023) on the planner's videos, the clean first frame out of the loss."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from vrlvr_kernels.philox import normal_reference
+
+from vrlvr.batches import prompts_of, videos_of
+from vrlvr.checkpoint import Checkpoints, TrainState
+from vrlvr.config import Config
+from vrlvr.distributed import World
+from vrlvr.ema import Ema
+from vrlvr.evaluation.run import success_by_task
+from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.optim import adamw, clip_gradients, set_lr
+from vrlvr.policy import Policy
+from vrlvr.puzzles import Puzzle
+from vrlvr.run_log import RunLog
+from vrlvr.sde import shifted
+
+SFT_STREAM = 2
+
+
+@dataclass
+class Progress:
+    """What SFT must remember beside tensors. stop_at: last step, once the validation success has reached its mark."""
+
+    step: int = 0
+    stop_at: int | None = None
+    success: dict[str, float] = field(default_factory=dict)
+
+
+def train_sft(
+    config: Config,
+    world: World,
+    log: RunLog,
+    checkpoints: Checkpoints,
+    policy: Policy,
+    codec: TinyCodec,
+    train: dict[str, list[Puzzle]],
+    val: dict[str, list[Puzzle]],
+) -> Policy:
+    """Trains the policy in place and returns its moving average."""
+    sft = config.sft
+    data = {task: _Encoded.of(batch, config, codec, world.device) for task, batch in train.items()}
+    epoch_size = sum(len(batch) for batch in train.values())
+    optimizer = adamw(policy, sft.lr, sft.weight_decay)
+    ema = Ema(policy, sft.ema_decay)
+    progress = Progress(success=dict.fromkeys(config.data.tasks, 0.0))
+    state = TrainState(policy, ema, optimizer, progress)
+    checkpoints.restore("sft", state)
+    while progress.step < (progress.stop_at or sft.max_steps):
+        progress.step += 1
+        lr = set_lr(optimizer, sft.lr * _lr_factor(progress, config))
+        x0, first, task_B, sigma_B, noise = _draw(config, world, data, progress)
+        x = torch.lerp(x0, noise, sigma_B.view(-1, 1, 1, 1, 1))
+        loss = (policy(x, sigma_B, first, task_B) - (noise - x0)).square().mean() * (len(x0) / sft.batch_size)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        world.sync_gradients(policy.parameters())
+        grad_norm = clip_gradients(policy, sft.grad_clip)
+        optimizer.step()
+        ema.update(policy, progress.step)
+
+        scalars = {"loss": world.sum(loss.detach()).item(), "lr": lr, "grad_norm": grad_norm}
+        if progress.step % sft.validate_every == 0:
+            progress.success = success_by_task(config, world, ema.model, codec, val, noise_seed=progress.step)
+            mean = float(np.mean(list(progress.success.values())))
+            scalars |= {"val_success": mean} | {f"val_success_{t}": s for t, s in progress.success.items()}
+            if sft.stop_success is not None and progress.stop_at is None and mean >= sft.stop_success:
+                progress.stop_at = min(sft.max_steps, progress.step + sft.cooldown_steps)
+        log.log("sft", progress.step, progress.stop_at or sft.max_steps, **scalars)
+        epoch, before = (n * sft.batch_size // epoch_size for n in (progress.step, progress.step - 1))
+        if epoch > before and epoch % sft.save_every_epochs == 0:
+            checkpoints.save("sft", state, name=f"sft-epoch-{epoch:03d}")
+    checkpoints.save("sft", state, name="sft-final")
+    return ema.model
+
+
+def _lr_factor(progress: Progress, config: Config) -> float:
+    """Linear warm-up; linear decay to 0 over the cool-down, or over the last cooldown_steps where SFT runs its course."""
+    sft = config.sft
+    left = (progress.stop_at or sft.max_steps) - progress.step + 1
+    return min(1.0, progress.step / max(1, sft.warmup_steps), left / max(1, sft.cooldown_steps))
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    x0: Tensor
+    first: Tensor
+    task: Tensor
+
+    @classmethod
+    def of(cls, batch: list[Puzzle], config: Config, codec: TinyCodec, device: torch.device) -> "_Encoded":
+        prompts = prompts_of(batch, config, codec, device)
+        return cls(codec.encode(videos_of(batch, config.data)).to(device), prompts.first_BC1HW, prompts.task_B)
+
+
+def _draw(
+    config: Config, world: World, data: dict[str, _Encoded], progress: Progress
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """This rank's part of the step's batch, a pure function of (seed, step, task mix): x0, first, task, sigma, noise.
+
+    Sigmas are stratified over the batch: one in each of batch_size equal parts of [0, 1], then shifted.
+    """
+    size, step = config.sft.batch_size, progress.step
+    rng = np.random.default_rng(np.random.SeedSequence([config.seed, SFT_STREAM, step]))
+    weights = np.array([(1.05 - progress.success[t]) ** 2 if config.sft.adaptive_mix else 1.0 for t in data])
+    tasks = rng.choice(len(data), size, p=weights / weights.sum())
+    picks = rng.random(size)
+    strata = (rng.permutation(size) + rng.random(size)) / size
+    encoded = list(data.values())
+    mine = world.share(size)
+    rows = [(encoded[tasks[i]], int(picks[i] * len(encoded[tasks[i]].x0))) for i in mine]
+    x0, first, task_B = (torch.stack([getattr(e, name)[i] for e, i in rows]) for name in ("x0", "first", "task"))
+    sigma_B = torch.tensor([shifted(float(strata[i]), config.sampler.shift) for i in mine], device=world.device).float()
+    samples_B = torch.tensor([step * size + i for i in mine], device=world.device)
+    noise = normal_reference(config.seed, SFT_STREAM, samples_B, 0, x0[0].numel()).view_as(x0)
+    return x0, first, task_B, sigma_B, noise
