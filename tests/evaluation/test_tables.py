@@ -109,12 +109,14 @@ def test_markdown_groups_columns_by_task_and_keeps_the_sources_apart() -> None:
 
 def test_the_terminal_table_fits_80_columns() -> None:
     out = StringIO()
-    rows = [row(system, task) for task in ("maze", "flowfree", "sokoban") for system in ("base", "sft", "rl")]
+    widest = {"success_rate": 100.0, "success_rate_ci95": [100.0, 100.0], "num_puzzles": 1000}
+    rows = [row(system, task, **widest) for task in ("maze", "flowfree", "sokoban") for system in ("base", "sft", "rl")]
     print_table([*rows, *published_rows()], Console(file=out, width=80))
     text = out.getvalue()
     assert "…" not in text
     assert text.index("FlowFree") < text.index("Sokoban")
-    assert "[35.1, 45.2]" in text
+    assert "100.0 [100.0, 100.0] 1000 measured" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert text.count("published") == 11 * 3 + 4
 
 

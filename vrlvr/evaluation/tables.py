@@ -101,8 +101,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
-        collapse_padding=True,
+        padding=0,
     )
     for name in ("task", "system"):
         table.add_column(name, no_wrap=True)
