@@ -1,0 +1,86 @@
+"""The Wan video VAE as a codec, by diffusers: Wan2.1's (16 channels, 8x8 pixels), Wan2.2's (48 channels, 16x16 pixels).
+
+The VAE is causal in time: frame 0 alone is latent frame 0, each further group of four frames is one more. The trainer
+never generates latent frame 0 (the clean image): `encode` and `latent_shape` leave it out, it travels as first_latents.
+Latents are the posterior's mode, normalised per channel by the config's latents_mean and latents_std.
+
+Shapes: B videos, T/Y/X video frames/rows/columns, C latent channels, F/H/W latent frames/rows/columns.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vrlvr.errors import UserError
+
+FRAMES_PER_LATENT = 4  # diffusers' encoder reads its input in groups of four whatever the config
+
+
+class WanVAECodec:
+    """Videos of 1 + 4k frames to latents and back; computes where, and in the dtype in which, the VAE lives."""
+
+    def __init__(self, vae: Any) -> None:
+        """vae: diffusers' AutoencoderKLWan, frozen from here on."""
+        self.vae = vae.eval().requires_grad_(False)
+        config = vae.config
+        self.latent_channels: int = config.z_dim
+        self.pixels_per_latent: int = 2 ** (len(config.dim_mult) - 1) * (config.patch_size or 1)
+        self._mean_C111 = torch.tensor(config.latents_mean, device=vae.device).view(-1, 1, 1, 1)
+        self._std_C111 = torch.tensor(config.latents_std, device=vae.device).view(-1, 1, 1, 1)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Self:
+        """From the `vae` folder of a diffusers checkpoint (config.json and safetensors). It codes one video at a time,
+        which at full size is what memory allows. Raises UserError if the folder holds no such checkpoint."""
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} has no config.json; give the `vae` folder of a downloaded Wan model")
+        from diffusers import AutoencoderKLWan  # costs seconds, so only those who use it pay
+
+        vae = AutoencoderKLWan.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True).to(device)
+        vae.enable_slicing()
+        return cls(vae)
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of the generated latents, without frame 0's. Raises UserError if the sizes do not fit."""
+        group = FRAMES_PER_LATENT
+        if num_frames % group != 1 or num_frames == 1:
+            nearest = 1 + group * max(1, round((num_frames - 1) / group))
+            raise UserError(f"num_frames={num_frames} must be 1 + 4k with k at least 1; use {nearest}")
+        return self.latent_channels, num_frames // group, *self._latent_size(height, width)
+
+    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
+        side = self.pixels_per_latent
+        if height % side or width % side or not height or not width:
+            nearest = [side * max(1, round(size / side)) for size in (height, width)]
+            raise UserError(
+                f"a video of {height}x{width} pixels must have a height and a width divisible by the VAE's {side}; "
+                f"use {nearest[0]}x{nearest[1]}"
+            )
+        return height // side, width // side
+
+    def encode(self, video_BTYXC: np.ndarray) -> Tensor:
+        """uint8 RGB -> float32 latents_BCFHW, without latent frame 0. Raises UserError if the sizes do not fit."""
+        self.latent_shape(*video_BTYXC.shape[1:4])
+        return self._encode(video_BTYXC)[:, :, 1:]
+
+    def encode_first(self, frames_BYXC: np.ndarray) -> Tensor:
+        """uint8 RGB -> float32 first_latents_BC1HW. Raises UserError if the sizes do not fit."""
+        self._latent_size(*frames_BYXC.shape[1:3])
+        return self._encode(frames_BYXC[:, None])
+
+    @torch.no_grad()
+    def _encode(self, video_BTYXC: np.ndarray) -> Tensor:
+        pixels_BCTYX = torch.from_numpy(video_BTYXC).to(self.vae.device).movedim(-1, 1).float() / 127.5 - 1
+        latents_BCFHW = self.vae.encode(pixels_BCTYX.to(self.vae.dtype)).latent_dist.mode()
+        return (latents_BCFHW.float() - self._mean_C111) / self._std_C111
+
+    @torch.no_grad()
+    def decode(self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor) -> np.ndarray:
+        """Normalised latents -> uint8 RGB video_BTYXC, T = 1 + 4 F."""
+        latents = torch.cat((first_latents_BC1HW, latents_BCFHW), dim=2).to(self.vae.device, torch.float32)
+        pixels_BCTYX = self.vae.decode((latents * self._std_C111 + self._mean_C111).to(self.vae.dtype)).sample
+        levels = ((pixels_BCTYX.float() + 1) * 127.5).round().clamp(0, 255)
+        return levels.to(torch.uint8).movedim(1, -1).cpu().numpy()
