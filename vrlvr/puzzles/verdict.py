@@ -1,6 +1,7 @@
 """What a verifier says of one video."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 
@@ -31,7 +32,7 @@ def f1(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-def overlap(generated: set, reference: set) -> tuple[float, float]:
+def overlap(generated: AbstractSet, reference: AbstractSet) -> tuple[float, float]:
     """Precision and recall of a set against a reference; a precision over nothing is 0."""
     common = len(generated & reference)
     return (common / len(generated) if generated else 0.0), (common / len(reference) if reference else 0.0)

@@ -1,4 +1,4 @@
-"""Random mazes of any size by one rule: corridors grown cell by cell, then some walls opened."""
+"""Random mazes of any size by one rule: corridors grown cell by cell, then some cells flipped."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ class Difficulty:
     """Sizes of a maze. Raises ValueError where no maze could exist.
 
     min_plan, max_plan: fewest and most moves of the shortest path.
-    openings: share of the walls that are opened after the corridors are grown: 0 leaves one path between any two cells,
-    1 leaves no wall.
+    flips: share of the cells that turn from wall to floor or back after the corridors are grown. 0 leaves a perfect
+    maze, with one path between any two cells; more gives loops, dead pockets and many more distinct small boards.
     """
 
     rows: int = 4
     cols: int = 4
     min_plan: int = 2
     max_plan: int = 4
-    openings: float = 0.1
+    flips: float = 0.1
 
     def __post_init__(self) -> None:
         if not (2 <= self.rows <= 255 and 2 <= self.cols <= 255):
@@ -38,23 +38,26 @@ class Difficulty:
                 f"min_plan={self.min_plan} is longer than corridors of a {self.rows}x{self.cols} maze; "
                 f"use at most {self.rows * self.cols // 2} or a larger board"
             )
-        if not 0 <= self.openings <= 1:
-            raise ValueError(f"openings={self.openings} must be a share from 0 to 1")
+        if not 0 <= self.flips <= 0.5:
+            raise ValueError(f"flips={self.flips} must be a share from 0 to 0.5")
 
 
 def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[[bytes], bool]) -> Puzzle:
     """A maze within the difficulty whose canonical key `accept` takes.
 
-    Start and goal are drawn from all pairs of free cells whose distance the difficulty allows.
+    The length of the plan is drawn before the start, lest short plans, which have more pairs of cells, prevail.
     Raises ValueError if none was found in 10,000 tries.
     """
     rows, cols = difficulty.rows, difficulty.cols
     for _ in range(_MAX_TRIES):
         floor = _carve(difficulty, rng)
-        free = [cell for cell in range(rows * cols) if floor[cell] == FLOOR]
+        free = [cell for cell, label in enumerate(floor) if label == FLOOR]
+        if not free:
+            continue
         goal = free[rng.integers(len(free))]
         to_goal = distances_from(floor, goal, rows, cols)
-        starts = [cell for cell, moves in to_goal.items() if difficulty.min_plan <= moves <= difficulty.max_plan]
+        plan = rng.integers(difficulty.min_plan, difficulty.max_plan + 1)
+        starts = [cell for cell, moves in to_goal.items() if moves == plan]
         if not starts:
             continue
         start = starts[rng.integers(len(starts))]
@@ -67,24 +70,27 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
 
 
 def _carve(difficulty: Difficulty, rng: np.random.Generator) -> bytes:
-    """Grows a tree of corridors depth first: a wall becomes floor if exactly one cell beside it is floor. Then opens walls."""
+    """Grows a tree of corridors, then flips some cells.
+
+    The growth goes depth first from a random cell: a wall becomes floor if exactly one cell beside it is floor.
+    """
     beside = around(difficulty.rows, difficulty.cols)
     ground = bytearray([WALL]) * len(beside)
-    order = iter(rng.random(len(beside)).tolist())  # one draw for each cell that becomes floor
-    stack = [int(next(order) * len(beside))]
+    draws = iter(rng.random(len(beside)).tolist())  # one for each cell that becomes floor
+    stack = [int(next(draws) * len(beside))]
     ground[stack[0]] = FLOOR
     while stack:
-        ways = [
-            cell
-            for cell in beside[stack[-1]]
-            if ground[cell] == WALL and sum(ground[other] == FLOOR for other in beside[cell]) == 1
-        ]
+        ways = [cell for cell in beside[stack[-1]] if ground[cell] == WALL and _is_tip(cell, ground, beside)]
         if not ways:
             stack.pop()
             continue
-        stack.append(ways[int(next(order) * len(ways))])
+        stack.append(ways[int(next(draws) * len(ways))])
         ground[stack[-1]] = FLOOR
-    for cell, draw in enumerate(rng.random(len(beside)).tolist()):
-        if draw < difficulty.openings:
-            ground[cell] = FLOOR
+    for cell in np.flatnonzero(rng.random(len(beside)) < difficulty.flips).tolist():
+        ground[cell] = FLOOR if ground[cell] == WALL else WALL
     return bytes(ground)
+
+
+def _is_tip(cell: int, ground: bytearray, beside: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether exactly one of the cells beside it is floor."""
+    return sum(ground[other] == FLOOR for other in beside[cell]) == 1

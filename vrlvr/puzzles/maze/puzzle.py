@@ -30,12 +30,14 @@ class Puzzle:
         """`board` holds a string a row: `#` wall, `.` floor, `S` start, `G` goal."""
         cells = "".join("#.G"[label] for label in self.ground)
         cells = cells[: self.start] + "S" + cells[self.start + 1 :]
-        lines = [cells[at : at + self.cols] for at in range(0, len(cells), self.cols)]
-        return {"task": self.task, "board": lines, "solution": self.solution}
+        return {"task": self.task, "board": grid.split(cells, self.cols), "solution": self.solution}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Puzzle":
-        """The inverse of to_json. Raises ValueError if `data` is not a maze with a legal solution, KeyError if a key lacks."""
+        """The inverse of to_json.
+
+        Raises ValueError if `data` is no maze with a legal solution, KeyError if it lacks a key.
+        """
         if data["task"] != cls.task:
             raise ValueError(f"task is {data['task']!r}, a maze has {cls.task!r}")
         rows, cols, cells = grid.join(data["board"], "#.SG")

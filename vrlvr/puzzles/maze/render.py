@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 # Labels of a cell. The ground comes first, so that `label >= AGENT` asks for the agent.
 WALL, FLOOR, GOAL, AGENT, AGENT_ON_GOAL = range(5)
 
-# Far enough apart for any two looks to differ by 85 levels rmse or more, and within 40..210 so that a brightness gain of
-# 20 % saturates nothing.
+# Any two looks differ by 85 levels rmse or more; within 40..210 a gain of 20 % saturates nothing.
 _WALL, _FLOOR, _GOAL, _AGENT = (40, 40, 50), (210, 210, 210), (40, 200, 60), (40, 60, 210)
 LOOKS = np.array(
     [(_WALL, _WALL), (_FLOOR, _FLOOR), (_GOAL, _FLOOR), (_FLOOR, _AGENT), (_GOAL, _AGENT)],
@@ -25,9 +24,9 @@ LOOKS = np.array(
 def prompt(puzzle: "Puzzle") -> str:
     """The task in words; the same for every maze of a size."""
     return (
-        f"A maze of {puzzle.rows} by {puzzle.cols} square cells seen from above. The blue disc starts where it stands and "
-        "moves one cell at a time, up, down, left or right, over the light floor, never through a dark wall, until it "
-        "stands on the green goal, and stays there. Walls and goal do not change."
+        f"A maze of {puzzle.rows} by {puzzle.cols} square cells, seen from above. The blue disc moves one cell at a "
+        "time, up, down, left or right, over the light floor, never through a dark wall, until it stands on the green goal; "
+        "there it stays. Walls and goal do not change."
     )
 
 
@@ -47,7 +46,7 @@ def trace(puzzle: "Puzzle", solution: str) -> list[int]:
 
 
 def states(puzzle: "Puzzle", solution: str) -> NDArray[np.int8]:
-    """Labels after each of M moves, int8 (M + 1, R, K); [0] is the puzzle alone. Raises ValueError at an illegal move."""
+    """Labels after each of M moves, int8 (M + 1, R, K), [0] the puzzle alone. Raises ValueError at an illegal move."""
     cells = trace(puzzle, solution)
     labels = np.tile(np.frombuffer(puzzle.ground, np.int8), (len(cells), 1))
     labels[np.arange(len(cells)), cells] = [AGENT_ON_GOAL if cell == puzzle.goal else AGENT for cell in cells]

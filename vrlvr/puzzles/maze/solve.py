@@ -31,15 +31,15 @@ def descend(to_goal: dict[int, int], start: int, rows: int, cols: int) -> str:
     return "".join(moves)
 
 
-@lru_cache(maxsize=4096)
-def to_goal(puzzle: Puzzle) -> dict[int, int]:
+@lru_cache(maxsize=1024)
+def moves_to_goal(puzzle: Puzzle) -> dict[int, int]:
     """Fewest moves from every cell to the goal, for the cells that have a way there."""
     return distances_from(puzzle.ground, puzzle.goal, puzzle.rows, puzzle.cols)
 
 
 def solve(puzzle: Puzzle) -> str:
     """A shortest path from start to goal as moves U, D, L, R. Raises ValueError if walls part them."""
-    distances = to_goal(puzzle)
+    distances = moves_to_goal(puzzle)
     if puzzle.start not in distances:
         raise ValueError("the maze has no solution: walls part start and goal")
     return descend(distances, puzzle.start, puzzle.rows, puzzle.cols)

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from vrlvr.puzzles import grid
-from vrlvr.puzzles.grid import OFF_BOARD, neighbours
+from vrlvr.puzzles.grid import OFF_BOARD, OPPOSITE, neighbours
 from vrlvr.puzzles.sokoban.puzzle import Puzzle, State
 from vrlvr.puzzles.sokoban.render import FLOOR, TARGET, WALL, draw
 from vrlvr.puzzles.sokoban.solve import search
 
 _MAX_TRIES = 20_000
+_PULL_CHANCE = 0.75
 _MAX_STATES = 20_000  # levels harder than this for the planner are passed over
 
 
@@ -29,7 +31,7 @@ class Difficulty:
     min_plan: int = 2
     max_plan: int = 4
     min_pushes: int = 1
-    wall_density: float = 0.15
+    wall_density: float = 0.25
 
     def __post_init__(self) -> None:
         if not (3 <= self.rows <= 255 and 3 <= self.cols <= 255):
@@ -57,63 +59,62 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
     rows, cols = difficulty.rows, difficulty.cols
     for _ in range(_MAX_TRIES):
         ground = _ground(difficulty, rng)
-        agent, boxes = _play_backwards(difficulty, ground, rng)
-        if any(ground[box] == TARGET for box in boxes) and difficulty.min_pushes >= difficulty.boxes:
+        state = _play_backwards(difficulty, ground, rng)
+        if state is None or not accept(grid.canonical(draw(ground, *state), rows, cols)):
             continue
-        if all(ground[box] == TARGET for box in boxes):
-            continue
-        if not accept(grid.canonical(draw(ground, agent, boxes), rows, cols)):
-            continue
-        plan = search(ground, agent, boxes, rows, cols, _MAX_STATES)
+        plan = search(ground, *state, rows, cols, _MAX_STATES)
         if plan is not None and difficulty.min_plan <= len(plan) <= difficulty.max_plan:
-            puzzle = Puzzle(rows, cols, ground, agent, boxes, plan)
+            puzzle = Puzzle(rows, cols, ground, *state, plan)
             if _pushes(puzzle) >= difficulty.min_pushes:
                 return puzzle
-    raise ValueError(
-        f"no level within {difficulty} in {_MAX_TRIES} tries; widen the range of plans or enlarge the board"
-    )
+    raise ValueError(f"no level within {difficulty} in {_MAX_TRIES} tries; widen the range of plans or the board")
 
 
 def _ground(difficulty: Difficulty, rng: np.random.Generator) -> bytes:
-    """Walls by chance, then targets on free cells."""
+    """Walls by chance, then targets on free cells, as far as there are any."""
     draws = rng.random(difficulty.rows * difficulty.cols)
-    ground = bytearray((draws >= difficulty.wall_density).astype(np.uint8).tobytes())
-    # The free cells with the least draws are as random as any.
+    ground = bytearray((draws >= difficulty.wall_density) * np.uint8(FLOOR))
     free = [cell for cell in np.argsort(-draws).tolist() if ground[cell] == FLOOR]
     for cell in free[: difficulty.boxes]:
         ground[cell] = TARGET
     return bytes(ground)
 
 
-def _play_backwards(difficulty: Difficulty, ground: bytes, rng: np.random.Generator) -> State:
-    """The state some random moves before the solved one: the agent walks, and pulls whatever box it can."""
-    ways = tuple(neighbours(difficulty.rows, difficulty.cols).values())
-    boxes = {cell for cell, label in enumerate(ground) if label == TARGET}
-    beside = [cell for cell, label in enumerate(ground) if label == FLOOR and any(way[cell] in boxes for way in ways)]
-    if not beside:
-        return -1, tuple(sorted(boxes))
+def _play_backwards(difficulty: Difficulty, ground: bytes, rng: np.random.Generator) -> State | None:
+    """The state some random moves before the solved one: the agent walks, and mostly pulls a box where it can.
+
+    None if a box is left on a target: every box has to be pushed.
+    """
+    ways = neighbours(difficulty.rows, difficulty.cols)
+    backwards = [(way, ways[OPPOSITE[name]]) for name, way in ways.items()]
+    targets = {cell for cell, label in enumerate(ground) if label == TARGET}
+    floor = [cell for cell, label in enumerate(ground) if label == FLOOR]
+    beside = [cell for cell in floor if any(way[cell] in targets for way in ways.values())]
+    if len(targets) < difficulty.boxes or not beside:
+        return None
+    boxes = set(targets)
     agent = beside[int(rng.integers(len(beside)))]
     moves = int(rng.integers(difficulty.min_plan, 2 * difficulty.max_plan + 1))
     for draw_way, draw_pull in rng.random((moves, 2)).tolist():
-        options = [
-            (to, ways[number ^ 1][agent])  # the cell stepped back to, and the one that a box is pulled from
-            for number, way in enumerate(ways)
-            if (to := way[agent]) != OFF_BOARD and ground[to] != WALL and to not in boxes
-        ]
+        # Each option: the cell that the agent steps back to, and the cell that a box would be pulled from.
+        options = [(back[agent], way[agent]) for way, back in backwards if _is_free(back[agent], ground, boxes)]
         pulls = [(to, pulled) for to, pulled in options if pulled in boxes]
-        if pulls and draw_pull < 0.75:
+        if pulls and draw_pull < _PULL_CHANCE:
             to, pulled = pulls[int(draw_way * len(pulls))]
             boxes.remove(pulled)
             boxes.add(agent)
         elif options:
             to, _ = options[int(draw_way * len(options))]
         else:
-            break
+            break  # walled in
         agent = to
-    return agent, tuple(sorted(boxes))
+    return None if boxes & targets else (agent, tuple(sorted(boxes)))
+
+
+def _is_free(cell: int, ground: bytes, boxes: set[int]) -> bool:
+    return cell != OFF_BOARD and ground[cell] != WALL and cell not in boxes
 
 
 def _pushes(puzzle: Puzzle) -> int:
     """Pushes in the planner's solution."""
-    states = puzzle.trace(puzzle.solution)
-    return sum(before[1] != after[1] for before, after in zip(states, states[1:], strict=False))
+    return sum(before[1] != after[1] for before, after in pairwise(puzzle.trace(puzzle.solution)))

@@ -42,21 +42,23 @@ class Puzzle:
             after = step(self, states[-1], move)
             if after is None:
                 raise ValueError(
-                    f"move {number} of {solution!r} is illegal; a move is U, D, L or R onto a free cell, or into a box with "
-                    "a free cell behind it"
+                    f"move {number} of {solution!r} is illegal; a move is U, D, L or R onto a free cell, or "
+                    "into a box with a free cell behind it"
                 )
             states.append(after)
         return states
 
     def to_json(self) -> dict[str, Any]:
-        """`board` holds a string a row in XSB: `#` wall, space floor, `.` target, `$` box, `@` agent, `*` and `+` on targets."""
+        """`board` holds a string a row in XSB: `#` wall, ` ` floor, `.` target, `$` box, `@` agent, `*` and `+` on a target."""
         cells = "".join(_XSB[label] for label in draw(self.ground, self.agent, self.boxes))
-        lines = [cells[at : at + self.cols] for at in range(0, len(cells), self.cols)]
-        return {"task": self.task, "board": lines, "solution": self.solution}
+        return {"task": self.task, "board": grid.split(cells, self.cols), "solution": self.solution}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Puzzle":
-        """The inverse of to_json. Raises ValueError if `data` is not a level with a legal solution, KeyError if a key lacks."""
+        """The inverse of to_json.
+
+        Raises ValueError if `data` is no level with a legal solution, KeyError if it lacks a key.
+        """
         if data["task"] != cls.task:
             raise ValueError(f"task is {data['task']!r}, a Sokoban level has {cls.task!r}")
         rows, cols, cells = grid.join(data["board"], _XSB)
@@ -80,7 +82,7 @@ class Puzzle:
 
 
 def step(puzzle: Puzzle, state: State, move: str) -> State | None:
-    """The state after a move, None if the move is illegal: off the board, into a wall, or into a box that cannot move."""
+    """The state after a move; None if it is illegal: off the board, into a wall, or into a box that cannot move."""
     way = grid.neighbours(puzzle.rows, puzzle.cols).get(move)
     if way is None:
         return None

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 # Labels of a cell: what lies on the ground comes in pairs, on the floor and on a target.
 WALL, FLOOR, TARGET, BOX, BOX_ON_TARGET, AGENT, AGENT_ON_TARGET = range(7)
 
-# Far enough apart for any two looks to differ by 85 levels rmse or more, and within 40..210 so that a brightness gain of
-# 20 % saturates nothing.
+# Any two looks differ by 85 levels rmse or more; within 40..210 a gain of 20 % saturates nothing.
 _WALL, _FLOOR, _TARGET, _BOX, _AGENT = (40, 40, 50), (210, 210, 210), (40, 200, 60), (180, 90, 40), (40, 60, 210)
 LOOKS = np.array(
     [
@@ -30,15 +29,12 @@ LOOKS = np.array(
 
 def prompt(puzzle: "Puzzle") -> str:
     """The task in words; the same for every level of a size and number of boxes."""
-    count = len(puzzle.boxes)
-    boxes, targets = (
-        ("brown disc, a box,", "green target") if count == 1 else (f"{count} brown discs, boxes,", "green targets")
-    )
+    boxes = "a brown disc, the box" if len(puzzle.boxes) == 1 else f"{len(puzzle.boxes)} brown discs, the boxes"
     return (
-        f"A Sokoban level of {puzzle.rows} by {puzzle.cols} square cells seen from above, with {boxes} on a light floor "
-        "between dark walls. The blue disc walks one cell at a time, up, down, left or right. Walking into a box, it pushes "
-        f"it one cell ahead, if that cell is free. It never pulls. In the end every box is on a {targets.removesuffix('s')} "
-        "and stays there. Walls and targets do not change."
+        f"A Sokoban level of {puzzle.rows} by {puzzle.cols} square cells, seen from above, with {boxes}. The blue disc "
+        "walks one cell at a time, up, down, left or right, over the light floor, never through a dark wall. Walking into "
+        "a box, it pushes it one cell ahead, if that cell is free; it never pulls. In the end every box is on a green "
+        "target and stays there. Walls and targets do not change."
     )
 
 
@@ -52,6 +48,6 @@ def draw(ground: bytes, agent: int, boxes: tuple[int, ...]) -> bytes:
 
 
 def states(puzzle: "Puzzle", solution: str) -> NDArray[np.int8]:
-    """Labels after each of M moves, int8 (M + 1, R, K); [0] is the puzzle alone. Raises ValueError at an illegal move."""
+    """Labels after each of M moves, int8 (M + 1, R, K), [0] the puzzle alone. Raises ValueError at an illegal move."""
     drawn = b"".join(draw(puzzle.ground, agent, boxes) for agent, boxes in puzzle.trace(solution))
     return np.frombuffer(drawn, np.int8).reshape(-1, puzzle.rows, puzzle.cols)

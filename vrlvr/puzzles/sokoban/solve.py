@@ -4,11 +4,12 @@ import heapq
 from functools import lru_cache
 from itertools import permutations
 
-from vrlvr.puzzles.grid import OFF_BOARD, neighbours
+from vrlvr.puzzles.grid import OFF_BOARD, OPPOSITE, neighbours
 from vrlvr.puzzles.sokoban.puzzle import Puzzle, State
 from vrlvr.puzzles.sokoban.render import TARGET, WALL
 
 _DEAD = 1 << 20  # more pushes than any plan: the box can never reach the target
+_MAX_TABLE = 20_000
 
 
 def solve(puzzle: Puzzle) -> str:
@@ -27,8 +28,8 @@ def search(
 ) -> str | None:
     """A* over (agent, boxes) with costs ordered by pushes, then moves (see `solve`).
 
-    The bound on the pushes left is the cheapest matching of boxes to targets where each box is pushed as if alone; a box
-    that can reach no target (a corner, a dead wall) makes it infinite, which prunes dead states.
+    The bound on the pushes left is the cheapest matching of boxes to targets, each box pushed as if alone; a box that
+    can reach no target (in a corner, along a dead wall) makes it infinite, which prunes dead states.
     Returns None if there is no plan, or none found before `max_states` states were expanded.
     """
     ways = neighbours(rows, cols)
@@ -81,23 +82,23 @@ def search(
     return None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def lone_pushes(ground: bytes, rows: int, cols: int) -> tuple[tuple[int, ...], ...]:
     """For every cell: the fewest pushes that take a lone box from it to each target, _DEAD where none do.
 
     The agent is taken to stand wherever a push needs it, which makes these lower bounds.
     """
-    ways = tuple(neighbours(rows, cols).values())
-    backwards = {way: ways[number ^ 1] for number, way in enumerate(ways)}  # U and D, L and R are each other's inverse
+    ways = neighbours(rows, cols)
+    backwards = [ways[OPPOSITE[name]] for name in ways]
     tables = []
     for target in (cell for cell, label in enumerate(ground) if label == TARGET):
         table = [_DEAD] * len(ground)
         table[target] = 0
         queue = [target]
         for box in queue:  # grows while it is walked
-            for way in ways:
-                before = backwards[way][box]
-                agent = OFF_BOARD if before == OFF_BOARD else backwards[way][before]
+            for back in backwards:
+                before = back[box]
+                agent = OFF_BOARD if before == OFF_BOARD else back[before]
                 if agent != OFF_BOARD and WALL not in (ground[before], ground[agent]) and table[before] == _DEAD:
                     table[before] = table[box] + 1
                     queue.append(before)
@@ -125,37 +126,35 @@ def _moves_to(state: State, came_from: dict[State, tuple[State, str]]) -> str:
     return "".join(reversed(moves))
 
 
-@lru_cache(maxsize=1024)
-def moves_left(puzzle: Puzzle) -> dict[State, int]:
-    """Fewest moves to a solved state, for every state that needs fewer than the start, and for the start.
+@lru_cache(maxsize=64)
+def moves_left(puzzle: Puzzle) -> tuple[dict[State, int], int]:
+    """Fewest moves to a solved state, of every state that needs fewer than the start; and the moves of the start.
 
-    Breadth first and backwards from all solved states until the start is met: states that are absent need as many moves as
-    the start or more, or are dead.
+    Breadth first, backwards from all solved states, until a layer holds the start: a state that is absent needs as many
+    moves or more, or is dead. A table grown to 20,000 states counts what lies beyond it as being as far as the start, for
+    judging to stay fast. Raises ValueError if the level has no solution.
     """
-    ground = puzzle.ground
-    ways = tuple(neighbours(puzzle.rows, puzzle.cols).values())
-    start = (puzzle.agent, puzzle.boxes)
-    free = [cell for cell, label in enumerate(ground) if label != WALL and cell not in puzzle.targets]
-    layer: list[State] = [(agent, puzzle.targets) for agent in (*free,)]
+    ways = neighbours(puzzle.rows, puzzle.cols)
+    backwards = [(way, ways[OPPOSITE[name]]) for name, way in ways.items()]
+    start: State = (puzzle.agent, puzzle.boxes)
+    free = [cell for cell, label in enumerate(puzzle.ground) if label != WALL]
+    layer: list[State] = [(agent, puzzle.targets) for agent in free if agent not in puzzle.targets]
     left = dict.fromkeys(layer, 0)
-    moves = 0
-    while start not in left:
-        moves += 1
-        before: list[State] = []
+    far = 0
+    while layer:
+        far += 1
+        earlier: list[State] = []
         for agent, boxes in layer:
-            for number, way in enumerate(ways):
-                stood = ways[number ^ 1][agent]  # U and D, L and R are each other's inverse
-                if stood == OFF_BOARD or ground[stood] == WALL or stood in boxes:
+            for way, back in backwards:
+                came_from = back[agent]
+                if came_from == OFF_BOARD or puzzle.ground[came_from] == WALL or came_from in boxes:
                     continue
-                candidates: list[State] = [(stood, boxes)]
+                earlier.append((came_from, boxes))
                 pushed = way[agent]
                 if pushed in boxes:
-                    candidates.append((stood, tuple(sorted(agent if box == pushed else box for box in boxes))))
-                for state in candidates:
-                    if state not in left:
-                        left[state] = moves
-                        before.append(state)
-        if not before:
-            raise ValueError("the level has no solution: no sequence of pushes puts every box on a target")
-        layer = before
-    return left
+                    earlier.append((came_from, tuple(sorted(agent if box == pushed else box for box in boxes))))
+        layer = [state for state in dict.fromkeys(earlier) if state not in left]
+        if start in layer or len(left) + len(layer) > _MAX_TABLE:
+            return left, far
+        left.update(dict.fromkeys(layer, far))
+    raise ValueError("the level has no solution: no sequence of pushes puts every box on a target")

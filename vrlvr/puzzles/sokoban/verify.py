@@ -1,9 +1,13 @@
 """The rules of Sokoban, applied to what was read off a video."""
 
+from collections.abc import Iterable
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-from vrlvr.puzzles.grid import MOVES, around, frames, reading_error
+from vrlvr.puzzles.grid import MOVES, around
+from vrlvr.puzzles.judging import UNREADABLE, UNREADABLE_CELL, frames, reading_error, valid_prefix
 from vrlvr.puzzles.sokoban.puzzle import GROUND_OF, Puzzle, State, step
 from vrlvr.puzzles.sokoban.render import AGENT, AGENT_ON_TARGET, BOX, BOX_ON_TARGET, TARGET, WALL
 from vrlvr.puzzles.sokoban.solve import moves_left
@@ -11,135 +15,103 @@ from vrlvr.puzzles.verdict import Verdict, overlap
 
 COMPONENTS = ("solved", "progress", "error")
 
-_UNREADABLE = 255
-_KIND = bytes(
-    {BOX: 1, BOX_ON_TARGET: 1, AGENT: 2, AGENT_ON_TARGET: 2}.get(label, 0) for label in range(256)
-)  # what lies on the ground: nothing, a box, the agent
+# What bytes.translate maps labels to: the kind of thing that lies on the ground.
+_ON_GROUND = {BOX: 1, BOX_ON_TARGET: 1, AGENT: 2, AGENT_ON_TARGET: 2}
+_KIND_OF = bytes(_ON_GROUND.get(label, 0) for label in range(256))
 _BOX, _AGENT = 1, 2
 
 
 def judge(puzzle: Puzzle, labels_TRK: NDArray[np.integer], rmse_TRK: NDArray[np.floating]) -> Verdict:
     """Judges a video read by board.read.
 
-    Each frame must show the puzzle's walls and targets, one agent and as many boxes; frame 0 the start; the agent stays or
-    moves one cell a frame, over free cells or into a box that has a free cell behind it and goes there; nothing else moves.
-    Once every box is on a target no box may move; the agent may. The frames before the first that breaks a rule are the
-    valid prefix.
+    Each frame must show the puzzle's walls and targets, one agent and as many boxes; frame 0 the start; the agent stays
+    or moves one cell a frame, onto free floor or into a box that has free floor behind it and goes there; nothing else
+    moves. Once every box is on a target no box may move; the agent may. The frames before the first that breaks a rule
+    are the valid prefix.
 
-    Components: `solved` (0 or 1); `progress`, 1 - (fewest moves to a solved state from the nearest state of the valid
-    prefix) / (from the start): the nearest, not the last, so that cutting a video short can never pay; `error`, see
-    reading_error. Precision and recall compare {(k, from, to) of the k-th push} | {("final", cell) of each box}: the
-    planner's, and those of the video's readable frames with one agent, the right ground and the right number of boxes, where
-    one box moving one cell between two such frames counts as a push. A video without a push has an empty set.
-
+    Components: `solved`, 0 or 1; `progress`, 1 - d / d0, where d0 counts the fewest moves from the start to a solved
+    state and d those from the nearest state of the valid prefix: the nearest, not the last, so that cutting a video
+    short never pays; `error`, see reading_error.
+    Precision and recall compare {(k, from, to) of the k-th push} | {("final", cell) of each box}, empty without a push:
+    the planner's, and the video's over its readable frames with one agent and the puzzle's ground and number of boxes,
+    where one box that moves one cell from one such frame to the next counts as a push.
     Raises ValueError if the arrays do not have the puzzle's board.
     """
     shown = frames(labels_TRK, rmse_TRK, puzzle.rows, puzzle.cols)
-    prefix, broken_rule = _valid_prefix(puzzle, shown)
+    reading_of = {frame: _read(puzzle, frame) for frame in set(shown)}
+    readings = [reading_of[frame] for frame in shown]
+
+    def broken_between(before: State, after: State) -> str | None:
+        if before[1] == puzzle.targets != after[1]:
+            return "solution_left"
+        if any(step(puzzle, before, move) == after for move in MOVES):
+            return None
+        walked = after[0] == before[0] or after[0] in around(puzzle.rows, puzzle.cols)[before[0]]
+        return "box_moved" if walked else "teleport"
+
+    prefix, broken_rule = valid_prefix(readings, (puzzle.agent, puzzle.boxes), broken_between)
     solved = broken_rule is None and prefix[-1][1] == puzzle.targets
-    if broken_rule is None and not solved:
-        broken_rule, frame = "not_solved", len(shown) - 1
-    else:
-        frame = len(prefix)
-    precision, recall = overlap(
-        _trajectory(puzzle, [state for state in _readable(puzzle, shown)]),
-        _trajectory(puzzle, puzzle.trace(puzzle.solution)),
-    )
-    return Verdict(
-        solved,
-        {"solved": float(solved), "progress": _progress(puzzle, prefix), "error": reading_error(rmse_TRK)},
-        broken_rule,
-        None if solved else frame,
-        precision,
-        recall,
-    )
+    components = {"solved": float(solved), "progress": _progress(puzzle, prefix), "error": reading_error(rmse_TRK)}
+    legible = (state[1] for state, broken in readings if broken is None)
+    precision, recall = overlap(_trajectory(puzzle, legible), _planned(puzzle))
+    if solved:
+        return Verdict(True, components, None, None, precision, recall)
+    if broken_rule is None:
+        return Verdict(False, components, "not_solved", len(shown) - 1, precision, recall)
+    return Verdict(False, components, broken_rule, len(prefix), precision, recall)
+
+
+def _read(puzzle: Puzzle, frame: bytes) -> tuple[State, str | None]:
+    """The agent and the boxes in a frame, and the rule it breaks by itself; the state is of use only if that is None."""
+    kinds = frame.translate(_KIND_OF)
+    state = kinds.find(_AGENT), tuple([cell for cell, kind in enumerate(kinds) if kind == _BOX])
+    if UNREADABLE in frame:
+        return state, UNREADABLE_CELL
+    if kinds.count(_AGENT) != 1:
+        return state, "two_agents" if _AGENT in kinds else "no_agent"
+    ground = frame.translate(GROUND_OF)
+    if ground != puzzle.ground:
+        return state, _broken_ground(puzzle, state, ground)
+    if len(state[1]) != len(puzzle.boxes):
+        return state, "box_vanished" if len(state[1]) < len(puzzle.boxes) else "box_added"
+    return state, None
+
+
+def _broken_ground(puzzle: Puzzle, state: State, ground: bytes) -> str:
+    """The rule broken by a frame whose walls and targets are not the puzzle's."""
+    if puzzle.ground[state[0]] == WALL:
+        return "walked_through_wall"
+    if any(puzzle.ground[box] == WALL for box in state[1]):
+        return "box_in_wall"
+    moved = any(TARGET in pair and pair[0] != pair[1] for pair in zip(ground, puzzle.ground, strict=True))
+    return "target_moved" if moved else "wall_changed"
 
 
 def _progress(puzzle: Puzzle, prefix: list[State]) -> float:
-    if any(boxes == puzzle.targets for _, boxes in prefix):
-        return 1.0
-    start = (puzzle.agent, puzzle.boxes)
-    visited = set(prefix) - {start}
+    visited = set(prefix) - {(puzzle.agent, puzzle.boxes)}
     if not visited:
-        return 0.0  # spares the table
-    left = moves_left(puzzle)
-    return 1 - min(left.get(state, left[start]) for state in visited) / left[start]
+        return 0.0  # spares the table, as does the next line
+    if any(boxes == puzzle.targets for _, boxes in visited):
+        return 1.0
+    left, far = moves_left(puzzle)
+    return 1 - min(left.get(state, far) for state in visited) / far
 
 
-def _valid_prefix(puzzle: Puzzle, shown: list[bytes]) -> tuple[list[State], str | None]:
-    """The state of each frame before the first that breaks a rule, and that rule (None if all are legal)."""
-    prefix: list[State] = []
-    last = b""
-    for frame in shown:
-        if frame != last or not prefix:
-            rule = _broken_in(puzzle, frame)
-            state = _state(frame)
-            if not prefix:
-                if rule != "unreadable_cell" and (rule or state != (puzzle.agent, puzzle.boxes)):
-                    rule = "start_changed"
-            elif not rule:
-                rule = _broken_between(puzzle, prefix[-1], state)
-            if rule:
-                return prefix, rule
-            last = frame
-        prefix.append(state)
-    return prefix, None
-
-
-def _state(frame: bytes) -> State:
-    kinds = frame.translate(_KIND)
-    return kinds.find(_AGENT), tuple([cell for cell, kind in enumerate(kinds) if kind == _BOX])
-
-
-def _broken_in(puzzle: Puzzle, frame: bytes) -> str | None:
-    """The rule that a frame breaks by itself."""
-    if _UNREADABLE in frame:
-        return "unreadable_cell"
-    kinds = frame.translate(_KIND)
-    if kinds.count(_AGENT) != 1:
-        return "two_agents" if _AGENT in kinds else "no_agent"
-    ground = frame.translate(GROUND_OF)
-    if ground != puzzle.ground:
-        if puzzle.ground[kinds.find(_AGENT)] == WALL:
-            return "walked_through_wall"
-        changed = [cell for cell, label in enumerate(puzzle.ground) if ground[cell] != label]
-        if any(puzzle.ground[cell] == WALL and kinds[cell] == _BOX for cell in changed):
-            return "box_in_wall"
-        return (
-            "target_moved" if any(TARGET in (ground[cell], puzzle.ground[cell]) for cell in changed) else "wall_changed"
-        )
-    boxes = kinds.count(_BOX)
-    if boxes != len(puzzle.boxes):
-        return "box_vanished" if boxes < len(puzzle.boxes) else "box_added"
-    return None
-
-
-def _broken_between(puzzle: Puzzle, before: State, after: State) -> str | None:
-    """The rule that two frames break, each legal by itself."""
-    if after == before:
-        return None
-    if after[1] != before[1] and before[1] == puzzle.targets:
-        return "solution_left"
-    if any(step(puzzle, before, move) == after for move in MOVES):
-        return None
-    if after[0] != before[0] and after[0] not in around(puzzle.rows, puzzle.cols)[before[0]]:
-        return "teleport"
-    return "box_moved"
-
-
-def _readable(puzzle: Puzzle, shown: list[bytes]) -> list[State]:
-    return [_state(frame) for frame in shown if _broken_in(puzzle, frame) is None]
-
-
-def _trajectory(puzzle: Puzzle, states: list[State]) -> set[tuple]:
-    """The pushes and the final boxes of a sequence of states."""
+def _trajectory(puzzle: Puzzle, boxes_by_frame: Iterable[tuple[int, ...]]) -> set[tuple]:
+    """The pushes and the final boxes of a sequence of box positions; empty without a push."""
     beside = around(puzzle.rows, puzzle.cols)
     pushes: list[tuple[int, int, int]] = []
     boxes = puzzle.boxes
-    for _, after in states:
+    for after in boxes_by_frame:
         if after != boxes:
             left, entered = set(boxes) - set(after), set(after) - set(boxes)
             if len(left) == 1 and entered <= set(beside[min(left)]):
                 pushes.append((len(pushes), left.pop(), entered.pop()))
             boxes = after
     return {*pushes, *(("final", box) for box in boxes)} if pushes else set()
+
+
+@lru_cache(maxsize=1024)
+def _planned(puzzle: Puzzle) -> frozenset[tuple]:
+    """The planner's pushes and final boxes."""
+    return frozenset(_trajectory(puzzle, (boxes for _, boxes in puzzle.trace(puzzle.solution))))
