@@ -7,13 +7,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS, MAX_SIDE, Puzzle, canonical_key, neighbours
+from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS, MAX_SIDE, Puzzle, canonical_key
 from vrlvr.puzzles.flow_free.render import num_moves
 from vrlvr.puzzles.flow_free.solve import count_solutions
+from vrlvr.puzzles.grid import around
 
 # Proposed moves of the walk per cell: before the first candidate, and between candidates.
 _MIXING, _SPACING = 6, 1
-_MAX_CANDIDATES = 100_000
+_MAX_CANDIDATES = 20_000
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Difficulty:
     mixes: (number of colours, longest path in cells) pairs, one of which is drawn for each board.
     min_path: shortest path in cells, both endpoints included. max_moves: longest plan.
     cells_per_move: cells that a colour grows in one move.
+    alongside: probability with which the walk lets a path touch itself, per contact. At 1 all partitions of the grid
+    are alike, as small boards want for variety. From 6x6 on few of them have a single solution; 0.1 makes it likely.
     unique_cells: boards of up to this many cells are made to have exactly one solution; larger ones may have several.
     """
 
@@ -32,6 +35,7 @@ class Difficulty:
     min_path: int = 3
     max_moves: int = 4
     cells_per_move: int = 2
+    alongside: float = 1.0
     unique_cells: int = 64
 
     def __post_init__(self) -> None:
@@ -43,6 +47,8 @@ class Difficulty:
             raise ValueError(
                 f"min_path={self.min_path} must be 3 or more and cells_per_move={self.cells_per_move} 1 or more"
             )
+        if not 0 < self.alongside <= 1:
+            raise ValueError(f"alongside={self.alongside} must be above 0 and at most 1")
         if not self.mixes:
             raise ValueError("mixes is empty; give at least one (number of colours, longest path) pair")
         for colours, longest in self.mixes:
@@ -63,66 +69,79 @@ class Difficulty:
 def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[[bytes], bool]) -> Puzzle:
     """A puzzle within the difficulty whose canonical key is accepted, with exactly one solution up to unique_cells.
 
-    Raises ValueError if none is met among 100,000 candidates.
+    Raises ValueError if none is met among 20,000 candidates.
     """
     rows, cols = difficulty.rows, difficulty.cols
     draw = random.Random(int(rng.integers(2**63))).random  # the one method that is promised to be stable for ever
     colours, longest = difficulty.mixes[int(draw() * len(difficulty.mixes))]
-    near = neighbours(rows, cols)
-    paths = _start(rows, cols, colours)
-    _walk(paths, near, difficulty.min_path, longest, _MIXING * rows * cols, draw)
+    walk = _Walk(difficulty, colours, longest, draw)
+    walk.run(_MIXING * rows * cols)
     for _ in range(_MAX_CANDIDATES):
-        _walk(paths, near, difficulty.min_path, longest, _SPACING * rows * cols, draw)
-        if any(not difficulty.min_path <= len(path) <= longest for path in paths):
+        walk.run(_SPACING * rows * cols)
+        if any(not difficulty.min_path <= len(path) <= longest for path in walk.paths):
             continue
-        if not accept(canonical_key(rows, cols, paths)):
+        if not accept(canonical_key(rows, cols, walk.paths)):
             continue
-        if rows * cols <= difficulty.unique_cells and count_solutions(rows, cols, paths)[0] != 1:
+        if rows * cols <= difficulty.unique_cells and count_solutions(rows, cols, walk.paths)[0] != 1:
             continue
-        return Puzzle.from_paths(rows, cols, paths, difficulty.cells_per_move)
+        return Puzzle.from_paths(rows, cols, walk.paths, difficulty.cells_per_move)
     raise ValueError(f"{_MAX_CANDIDATES} candidates held no accepted puzzle; widen {difficulty}")
 
 
-def _start(rows: int, cols: int, colours: int) -> list[list[int]]:
-    """The snake through all rows, cut into paths of equal length."""
-    snake = [row * cols + (col if row % 2 == 0 else cols - 1 - col) for row in range(rows) for col in range(cols)]
-    cuts = [len(snake) * i // colours for i in range(colours + 1)]
-    return [snake[a:b] for a, b in pairwise(cuts)]
+class _Walk:
+    """A random walk over partitions of the grid into a fixed number of paths, from a snake cut into equal lengths."""
 
+    def __init__(self, difficulty: Difficulty, colours: int, longest: int, draw: Callable[[], float]) -> None:
+        rows, cols = difficulty.rows, difficulty.cols
+        snake = [row * cols + (cols - 1 - col if row % 2 else col) for row in range(rows) for col in range(cols)]
+        cuts = [len(snake) * i // colours for i in range(colours + 1)]
+        self.paths = [snake[a:b] for a, b in pairwise(cuts)]
+        self._owner = {cell: i for i, path in enumerate(self.paths) for cell in path}
+        self._beside = around(rows, cols)
+        self._alongside = difficulty.alongside
+        self._draw = draw
+        # Where the lengths are all but fixed, no cell could change hands: the walk may pass through other lengths.
+        spare_above = colours * longest - len(snake) >= colours
+        spare_below = len(snake) - colours * difficulty.min_path >= colours
+        self._longest = longest if spare_above else longest + 1
+        self._shortest = difficulty.min_path if spare_below else difficulty.min_path - 1
 
-def _walk(
-    paths: list[list[int]],
-    near: tuple[tuple[int, ...], ...],
-    shortest: int,
-    longest: int,
-    proposals: int,
-    draw: Callable[[], float],
-) -> None:
-    """Random moves, in place, that keep the paths a partition of the grid with lengths within the limits.
+    def run(self, proposals: int) -> None:
+        """Proposes random moves: the end of a path reaches for a cell y beside it.
 
-    The end of a path reaches for a neighbouring cell y. In its own path, the loop is cut open before y ("backbite"); in
-    another, it takes over that path's part from y to one of its ends.
-    """
-    owner = {cell: i for i, path in enumerate(paths) for cell in path}
-    for _ in range(proposals):
-        i = int(draw() * len(paths))
-        path = paths[i]
-        if draw() < 0.5:
-            path.reverse()
-        choices = near[path[-1]]
-        y = choices[int(draw() * len(choices))]
-        j = owner[y]
-        other = paths[j]
-        at = other.index(y)
-        if i == j:
-            path[at + 1 :] = path[:at:-1]
-            continue
-        if draw() < 0.5:
-            taken, left = other[at:], other[:at]
-        else:
-            taken, left = other[at::-1], other[at + 1 :]
-        if len(left) >= shortest and len(path) + len(taken) <= longest:
-            path.extend(taken)
-            paths[j] = left
+        In its own path, the loop is cut open before y ("backbite"); in another, it takes over that path's part from y
+        to one of its ends.
+        """
+        draw, paths, owner = self._draw, self.paths, self._owner
+        for _ in range(proposals):
+            i = int(draw() * len(paths))
+            path = paths[i]
+            if draw() < 0.5:
+                path.reverse()
+            choices = self._beside[path[-1]]
+            y = choices[int(draw() * len(choices))]
+            j = owner[y]
+            other = paths[j]
+            at = other.index(y)
+            if i == j:
+                path[at + 1 :] = path[:at:-1]
+                continue
+            if draw() < 0.5:
+                taken, left = other[at:], other[:at]
+            else:
+                taken, left = other[at::-1], other[at + 1 :]
+            if len(left) < self._shortest or len(path) + len(taken) > self._longest:
+                continue
+            joined = path + taken
+            if self._alongside < 1:
+                more = self._contacts(joined) + self._contacts(left) - self._contacts(path) - self._contacts(other)
+                if more > 0 and draw() > self._alongside**more:
+                    continue
+            paths[i], paths[j] = joined, left
             for cell in taken:
                 owner[cell] = i
+
+    def _contacts(self, path: list[int]) -> int:
+        """Pairs of cells of a path that are neighbours on the grid but not along it."""
+        cells = set(path)
+        return sum(other in cells for cell in path for other in self._beside[cell]) // 2 - (len(path) - 1)

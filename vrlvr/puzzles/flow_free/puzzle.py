@@ -10,25 +10,13 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from vrlvr.puzzles import grid
+
 Path = tuple[int, ...]
 
 MAX_COLOURS = 8
 MAX_SIDE = 15
 LETTERS = "ABCDEFGH"
-
-
-@lru_cache(maxsize=64)
-def neighbours(rows: int, cols: int) -> tuple[tuple[int, ...], ...]:
-    """The 4-neighbours of every cell."""
-    return tuple(
-        tuple(
-            (row + down) * cols + col + right
-            for down, right in ((-1, 0), (0, -1), (0, 1), (1, 0))
-            if 0 <= row + down < rows and 0 <= col + right < cols
-        )
-        for row in range(rows)
-        for col in range(cols)
-    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,11 @@ class Puzzle:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Puzzle":
         """Reads what `to_json` wrote. Raises ValueError naming what is wrong with it, KeyError for a missing field."""
-        rows, cols, cells = _read_rows(data["board"])
+        if data["task"] != cls.task:
+            raise ValueError(f"task is {data['task']!r}, a FlowFree puzzle has {cls.task!r}")
+        rows, cols, cells = grid.join(data["board"], "." + LETTERS)
+        if max(rows, cols) > MAX_SIDE:
+            raise ValueError(f"a board of {rows}x{cols} exceeds {MAX_SIDE} cells a side")
         by_colour: dict[str, list[int]] = {}
         for cell, letter in enumerate(cells):
             if letter != ".":
@@ -101,10 +93,12 @@ def check_solution(
         raise ValueError("every path must run from its colour's first endpoint to its second")
     if sorted(cell for path in solution for cell in path) != list(range(rows * cols)):
         raise ValueError(f"the paths must cover each of the {rows * cols} cells exactly once")
-    near = neighbours(rows, cols)
+    beside = grid.around(rows, cols)
     for letter, path in zip(LETTERS, solution, strict=False):
+        if len(path) < 3:
+            raise ValueError(f"path {letter} has {len(path)} cells; leave at least one between its endpoints")
         for a, b in pairwise(path):
-            if b not in near[a]:
+            if b not in beside[a]:
                 raise ValueError(f"path {letter} jumps from cell {a} to cell {b}; consecutive cells must touch")
 
 
@@ -146,14 +140,3 @@ def _write_rows(rows: int, cols: int, cells_of_colours: Iterable[Iterable[int]])
         for cell in cells:
             letters[cell] = letter
     return ["".join(letters[row * cols : (row + 1) * cols]) for row in range(rows)]
-
-
-def _read_rows(text: Any) -> tuple[int, int, str]:
-    if not isinstance(text, list) or not text or not all(isinstance(row, str) and row for row in text):
-        raise ValueError("board must be a list of rows of letters")
-    if len({len(row) for row in text}) != 1:
-        raise ValueError(f"board rows have lengths {sorted({len(row) for row in text})}; make them equal")
-    rows, cols = len(text), len(text[0])
-    if max(rows, cols) > MAX_SIDE:
-        raise ValueError(f"a board of {rows}x{cols} exceeds {MAX_SIDE} cells a side")
-    return rows, cols, "".join(text)

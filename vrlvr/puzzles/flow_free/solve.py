@@ -9,7 +9,7 @@ ends and lost connections by construction, and its cost depends on the board's w
 
 from collections.abc import Sequence
 
-from vrlvr.puzzles.flow_free.puzzle import Path, Puzzle, neighbours
+from vrlvr.puzzles.flow_free.puzzle import Path, Puzzle
 
 # A frontier holds one plug per column (a path that comes down into the next row) and one that comes from the left:
 # 0 none, c > 0 a path that starts at an endpoint of colour c - 1, and -i both ends of the i-th path without endpoint.
@@ -115,7 +115,6 @@ def _paths(
             if edges & bit:
                 linked[cell].append(other)
                 linked[other].append(cell)
-    assert all(set(links) <= set(near) for links, near in zip(linked, neighbours(rows, cols), strict=True))
     paths = []
     for ends in endpoints:
         path = [ends[0]]

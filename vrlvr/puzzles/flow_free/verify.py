@@ -1,6 +1,6 @@
 """The rules of FlowFree, held against what was read off a video.
 
-Every frame becomes one bit mask per colour (bit = cell). Colours are judged one by one, each up to its own first broken
+Every frame becomes one bit mask per label (bit = cell). Colours are judged one by one, each up to its own first broken
 rule. A colour's cells are legal if they can be the beginning and the end of one path that joins its endpoints, grown
 cell by cell: so the judge carries all pairs of path ends ("heads") that explain the frames so far, starting from the
 two endpoints. More than one pair remains where a path runs along itself and the order of its cells is open.
@@ -12,14 +12,16 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from vrlvr.puzzles import board
-from vrlvr.puzzles.flow_free.puzzle import Puzzle, neighbours
-from vrlvr.puzzles.flow_free.render import EMPTY, states
-from vrlvr.puzzles.verdict import Verdict
+from vrlvr.puzzles.flow_free.puzzle import Puzzle
+from vrlvr.puzzles.flow_free.render import EMPTY, LOOKS, endpoint_label, path_label, states
+from vrlvr.puzzles.grid import around
+from vrlvr.puzzles.judging import UNREADABLE, UNREADABLE_CELL, frames, reading_error
+from vrlvr.puzzles.verdict import Verdict, overlap
 
 COMPONENTS = ("solved", "progress", "filled", "process", "error")
+# Of the rules that one frame breaks, the first of this list is reported.
 RULES = (
-    "unreadable_cell",
+    UNREADABLE_CELL,
     "start_changed",
     "unknown_colour",
     "endpoint_changed",
@@ -31,193 +33,180 @@ RULES = (
 )
 
 Heads = frozenset[tuple[int, int]]
+Around = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the judge needs of a puzzle, computed once."""
+    """What the judge needs of a puzzle, computed once. Masks have bit i for cell i."""
 
-    start: NDArray[np.int8]  # (R*K,)
-    near: tuple[tuple[int, ...], ...]
-    near_masks: tuple[int, ...]
-    endpoints: int  # mask of all endpoint cells
-    pairs: tuple[int, ...]  # mask of each colour's endpoints
-    solution: tuple[int, ...]  # mask of each colour's cells between its endpoints
-    num_free: int  # cells that are no endpoint
+    start: bytes
+    beside: Around
+    beside_masks: tuple[int, ...]
+    pairs: tuple[int, ...]  # mask of each colour's two endpoints
+    free: tuple[int, ...]  # the cells that are no endpoint
+    reference: set[tuple[int, int]]  # (cell, label) of each of them in the planner's solution
 
 
 @dataclass
 class _Growth:
-    """What one colour achieved up to its first broken rule."""
+    """One colour up to its first broken rule."""
 
-    broken: tuple[int, int] | None  # frame, index into RULES
-    connected: bool  # was joined end to end at some frame
-    covered: bool  # has grown at all
-    consistent: int  # most cells at any frame with exactly two neighbours of their colour
-    complete: bool  # is joined end to end at the last frame
+    heads: Heads  # all pairs of path ends that explain its cells
+    joined: bool  # its endpoints are joined now
+    broken: str | None = None
+    cells: int = 0  # mask of its cells between the endpoints
+    ever_joined: bool = False
+    consistent: int = 0  # most cells at any time that had exactly two neighbours of this colour
 
 
 def judge(puzzle: Puzzle, labels_TRK: NDArray[np.integer], rmse_TRK: NDArray[np.floating]) -> Verdict:
     """Judges board states read off a video: labels (T, R, K) into LOOKS or UNREADABLE, and their rmse.
 
-    Components, all in [0, 1]. The prefix ends before the first unreadable cell, a colour's own before its own first broken
-    rule; everything but `error` is 0 unless frame 0 is the puzzle.
+    Components, all in [0, 1]. The valid prefix ends before the first unreadable cell, a colour's own before its own
+    first broken rule; everything but `error` is 0 unless frame 0 is the puzzle.
       solved    1 if no rule is broken in any frame and in the last one every colour's cells are a path that joins its
                 endpoints and no cell is empty. Cells never vanish, so what is solved stays so.
       progress  share of colours that were joined end to end within their prefix.
       filled    share of the cells that are no endpoint, coloured within the prefix, with exactly two neighbours of
-                their colour (at the frame of the prefix that is best for the colour). 1 if solved, where a path
+                their colour (at the moment of the prefix that is best for the colour). 1 if solved, where a path
                 that runs along itself has cells with more.
       process   share of colours that have grown and broke no rule through all frames of the video.
-      error     mean over frames and cells of rmse / MAX_CELL_RMSE, at most 1 each. The only one that is bad.
+      error     see reading_error. The only one that is bad.
     Precision and recall compare (cell, colour) pairs off the endpoints in the last frame without unreadable cell with
     the planner's solution.
+
+    Raises ValueError if the arrays do not have the puzzle's board.
     """
     facts = _facts(puzzle)
-    num_frames = len(labels_TRK)
-    labels = labels_TRK.reshape(num_frames, -1)
-    error = float(np.minimum(rmse_TRK / board.MAX_CELL_RMSE, 1).mean())
-    readable = (labels != board.UNREADABLE).all(1)
-    valid = num_frames if readable.all() else int(readable.argmin())
-    precision, recall = _overlap(facts, labels, readable)
-
-    def verdict(
-        broken: tuple[int, int] | None, progress: float = 0.0, filled: float = 0.0, process: float = 0.0
-    ) -> Verdict:
-        solved = broken is None
-        components = {"solved": float(solved), "progress": progress, "filled": filled, "process": process}
-        components["error"] = error
-        frame, rule = (None, None) if broken is None else (broken[0], RULES[broken[1]])
-        return Verdict(solved, components, rule, frame, precision, recall)
-
-    if not valid:
-        return verdict((0, RULES.index("unreadable_cell")))
-    if not np.array_equal(labels[0], facts.start):
-        return verdict((0, RULES.index("start_changed")))
-
-    num_colours = len(facts.pairs)
-    masks = _masks(labels[:valid], 2 * num_colours + 1)
-    growths = [_grow(puzzle, facts, masks, colour) for colour in range(num_colours)]
-    broken = [growth.broken for growth in growths if growth.broken]
-    if valid < num_frames:
-        broken.append((valid, RULES.index("unreadable_cell")))
-    unknown = (labels[:valid] > 2 * num_colours).any(1)
-    if unknown.any():
-        broken.append((int(unknown.argmax()), RULES.index("unknown_colour")))
+    shown = frames(labels_TRK, rmse_TRK, puzzle.rows, puzzle.cols)
+    growths, broken = _follow(puzzle, facts, shown)
+    solved = False
     if not broken:
-        if all(growth.complete for growth in growths) and (labels[-1] != EMPTY).all():
-            return verdict(None, 1.0, 1.0, 1.0)
-        broken.append((num_frames - 1, RULES.index("not_solved")))
-    legal = sum(growth.covered and growth.broken is None for growth in growths) if valid == num_frames else 0
-    return verdict(
-        min(broken),
-        sum(growth.connected for growth in growths) / num_colours,
-        sum(growth.consistent for growth in growths) / facts.num_free,
-        legal / num_colours,
-    )
+        solved = EMPTY not in shown[-1] and all(growth.joined for growth in growths)
+        if not solved:
+            broken.append((len(shown) - 1, "not_solved"))
+    frame, rule = min(broken, key=lambda case: (case[0], RULES.index(case[1])), default=(None, None))
+    whole = all(UNREADABLE not in cells for cells in shown)
+    legal = sum(growth.cells != 0 and growth.broken is None for growth in growths) if whole else 0
+    consistent = sum(growth.consistent for growth in growths)
+    components = {
+        "solved": float(solved),
+        "progress": 1.0 if solved else sum(growth.ever_joined for growth in growths) / len(facts.pairs),
+        "filled": 1.0 if solved else consistent / max(1, len(facts.free)),
+        "process": 1.0 if solved else legal / len(facts.pairs),
+        "error": reading_error(rmse_TRK),
+    }
+    return Verdict(solved, components, rule, frame, *_overlap(facts, shown))
 
 
 @lru_cache(maxsize=65536)
 def _facts(puzzle: Puzzle) -> _Facts:
-    near = neighbours(puzzle.rows, puzzle.cols)
-    pairs = tuple((1 << a) | (1 << b) for a, b in puzzle.endpoints)
+    beside = around(puzzle.rows, puzzle.cols)
+    start, *_, end = states(puzzle, puzzle.solution).astype(np.uint8)
+    free = tuple(np.flatnonzero(start == EMPTY).tolist())
     return _Facts(
-        start=states(puzzle, puzzle.solution)[0].ravel(),
-        near=near,
-        near_masks=tuple(sum(1 << other for other in others) for others in near),
-        endpoints=sum(pairs),
-        pairs=pairs,
-        solution=tuple(sum(1 << cell for cell in path[1:-1]) for path in puzzle.solution),
-        num_free=max(1, puzzle.rows * puzzle.cols - 2 * len(pairs)),
+        start=start.tobytes(),
+        beside=beside,
+        beside_masks=tuple(sum(1 << other for other in others) for others in beside),
+        pairs=tuple((1 << a) | (1 << b) for a, b in puzzle.endpoints),
+        free=free,
+        reference={(cell, int(end.flat[cell])) for cell in free},
     )
 
 
-def _masks(labels: NDArray[np.integer], num_labels: int) -> list[list[int]]:
-    """Bit masks [label][frame] of the cells that show a label. labels: (T, cells)."""
-    shown = labels[None] == np.arange(num_labels, dtype=labels.dtype)[:, None, None]
-    packed = np.packbits(shown, axis=-1, bitorder="little")
-    size = packed.shape[-1]
-    data = packed.tobytes()
-    masks = [int.from_bytes(data[i : i + size], "little") for i in range(0, len(data), size)]
-    return [masks[i : i + len(labels)] for i in range(0, len(masks), len(labels))]
+def _overlap(facts: _Facts, shown: list[bytes]) -> tuple[float, float]:
+    """Precision and recall of the cells coloured in the last readable frame; 0 if there is none."""
+    last = next((cells for cells in reversed(shown) if UNREADABLE not in cells), facts.start)
+    return overlap({(cell, last[cell]) for cell in facts.free if last[cell] != EMPTY}, facts.reference)
 
 
-def _overlap(facts: _Facts, labels: NDArray[np.integer], readable: NDArray[np.bool_]) -> tuple[float, float]:
-    """Precision and recall of the coloured cells off the endpoints, in the last readable frame."""
-    if not readable.any():
-        return 0.0, 0.0
-    last = len(labels) - 1 - int(readable[::-1].argmax())
-    masks = _masks(labels[last : last + 1], 2 * len(facts.pairs) + 1)
-    free = ~facts.endpoints
-    covered = (((1 << labels.shape[1]) - 1) & ~masks[EMPTY][0] & free).bit_count()  # of any colour, known or not
-    common = sum((masks[2 + 2 * c][0] & cells & free).bit_count() for c, cells in enumerate(facts.solution))
-    reference = sum(cells.bit_count() for cells in facts.solution)
-    return common / covered if covered else 0.0, common / reference if reference else 0.0
-
-
-def _grow(puzzle: Puzzle, facts: _Facts, masks: list[list[int]], colour: int) -> _Growth:
-    """Follows one colour through the readable frames up to its first broken rule."""
-    empty, ends, path = masks[EMPTY], masks[1 + 2 * colour], masks[2 + 2 * colour]
-    heads: Heads = frozenset([puzzle.endpoints[colour]])
-    cells = consistent = 0
-    connected = False
-    complete = puzzle.endpoints[colour][1] in facts.near[puzzle.endpoints[colour][0]]
-    broken = None
-    for frame in range(1, len(path)):
-        now = path[frame]
-        if ends[frame] != facts.pairs[colour]:
-            broken = (frame, RULES.index("endpoint_changed"))
-            break
-        if now == cells:
+def _follow(puzzle: Puzzle, facts: _Facts, shown: list[bytes]) -> tuple[list[_Growth], list[tuple[int, str]]]:
+    """All colours through the valid prefix, and the (frame, rule) of each first breach; no colours without a start."""
+    if UNREADABLE in shown[0]:
+        return [], [(0, UNREADABLE_CELL)]
+    if shown[0] != facts.start:
+        return [], [(0, "start_changed")]
+    growths = [_Growth(frozenset([pair]), pair[1] in facts.beside[pair[0]]) for pair in puzzle.endpoints]
+    broken: dict[str | int, tuple[int, str]] = {}  # by colour, or by rule where no colour is to blame
+    known = endpoint_label(len(growths))
+    last, before = shown[0], _masks(shown[0])
+    for frame, cells in enumerate(shown):
+        if cells == last:
             continue
-        lost, new = cells & ~now, now & ~cells
-        if lost & ~empty[frame] or new & ~empty[frame - 1]:
-            broken = (frame, RULES.index("colour_changed"))
+        if UNREADABLE in cells:
+            broken[UNREADABLE_CELL] = (frame, UNREADABLE_CELL)
             break
-        if lost:
-            broken = (frame, RULES.index("cell_vanished"))
-            break
-        grown = _extend(facts.near, heads, new, puzzle.cells_per_move)
-        if not grown:
-            few = new.bit_count() <= 2 * puzzle.cells_per_move
-            slow = few and not _extend(facts.near, heads, new, new.bit_count())
-            broken = (frame, RULES.index("disconnected" if slow else "grew_too_fast"))
-            break
-        cells, heads = now, grown
-        complete = any(b in facts.near[a] for a, b in heads)
-        connected = connected or complete
-        consistent = max(consistent, _consistent(facts.near_masks, cells, cells | facts.pairs[colour]))
-    return _Growth(broken, connected, cells != 0, consistent, complete)
+        now = _masks(cells)
+        if any(now[known:]):
+            broken.setdefault("unknown_colour", (frame, "unknown_colour"))
+        for colour, growth in enumerate(growths):
+            if growth.broken is None:
+                _grow(facts, growth, colour, before, now, puzzle.cells_per_move)
+                if growth.broken is not None:
+                    broken[colour] = (frame, growth.broken)
+        last, before = cells, now
+    return growths, list(broken.values())
 
 
-def _consistent(near_masks: tuple[int, ...], cells: int, same: int) -> int:
+def _masks(cells: bytes) -> list[int]:
+    """For each label the mask of the cells that show it."""
+    masks = [0] * len(LOOKS)
+    bit = 1
+    for label in cells:
+        masks[label] |= bit
+        bit <<= 1
+    return masks
+
+
+def _grow(facts: _Facts, growth: _Growth, colour: int, before: list[int], now: list[int], limit: int) -> None:
+    """Takes one colour from one frame to the next, or notes the rule that it breaks. Masks are per label."""
+    if now[endpoint_label(colour)] != facts.pairs[colour]:
+        growth.broken = "endpoint_changed"
+        return
+    cells = now[path_label(colour)]
+    if cells == growth.cells:
+        return
+    lost, new = growth.cells & ~cells, cells & ~growth.cells
+    if lost & ~now[EMPTY] or new & ~before[EMPTY]:
+        growth.broken = "colour_changed"
+    elif lost:
+        growth.broken = "cell_vanished"
+    elif heads := _extend(facts.beside, growth.heads, new, limit):
+        growth.cells, growth.heads = cells, heads
+        growth.joined = any(b in facts.beside[a] for a, b in heads)
+        growth.ever_joined |= growth.joined
+        growth.consistent = max(growth.consistent, _consistent(facts, cells, cells | facts.pairs[colour]))
+    elif new.bit_count() > 2 * limit or _extend(facts.beside, growth.heads, new, new.bit_count()):
+        growth.broken = "grew_too_fast"
+    else:
+        growth.broken = "disconnected"
+
+
+def _consistent(facts: _Facts, cells: int, same: int) -> int:
     """How many of the cells have exactly two neighbours in `same`. Both are masks."""
-    count = 0
-    while cells:
-        low = cells & -cells
-        count += (near_masks[low.bit_length() - 1] & same).bit_count() == 2
-        cells ^= low
-    return count
+    masks = facts.beside_masks
+    return sum(cells >> cell & 1 and (masks[cell] & same).bit_count() == 2 for cell in facts.free)
 
 
-def _extend(near: tuple[tuple[int, ...], ...], heads: Heads, new: int, limit: int) -> Heads:
+def _extend(beside: Around, heads: Heads, new: int, limit: int) -> Heads:
     """All pairs of heads after both ends together took exactly the new cells, at most `limit` each; empty if none."""
     if new.bit_count() > 2 * limit:
         return frozenset()
     return frozenset(
         (first, second)
         for a, b in heads
-        for first, rest in _strolls(near, a, new, limit)
-        for second, left in _strolls(near, b, rest, limit)
+        for first, rest in _strolls(beside, a, new, limit)
+        for second, left in _strolls(beside, b, rest, limit)
         if not left
     )
 
 
-def _strolls(near: tuple[tuple[int, ...], ...], head: int, new: int, limit: int) -> list[tuple[int, int]]:
+def _strolls(beside: Around, head: int, new: int, limit: int) -> list[tuple[int, int]]:
     """All (last cell, cells not taken) of simple paths from a head through at most `limit` of the new cells."""
     found = [(head, new)]
-    if limit:
-        for cell in near[head]:
+    if limit and new:
+        for cell in beside[head]:
             if new >> cell & 1:
-                found += _strolls(near, cell, new & ~(1 << cell), limit - 1)
+                found += _strolls(beside, cell, new & ~(1 << cell), limit - 1)
     return found
