@@ -33,6 +33,19 @@ def around(rows: int, cols: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(way[cell] for way in ways if way[cell] != OFF_BOARD) for cell in range(rows * cols))
 
 
+def distances_from(cell: int, free: bytes | bytearray, rows: int, cols: int) -> dict[int, int]:
+    """Fewest moves from `cell` to every cell that can be reached over free cells (the non-zero ones), nearest first."""
+    beside = around(rows, cols)
+    moves = {cell: 0}
+    queue = [cell]
+    for at in queue:  # grows while it is walked
+        for other in beside[at]:
+            if free[other] and other not in moves:
+                moves[other] = moves[at] + 1
+                queue.append(other)
+    return moves
+
+
 @lru_cache(maxsize=256)
 def _symmetries(rows: int, cols: int) -> tuple[tuple[bytes, Callable[[bytes], tuple[int, ...]]], ...]:
     """The 8 symmetries of a rectangle's grid: the shape of the copy, and a function that picks its cells in order."""

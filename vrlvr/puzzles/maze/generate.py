@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vrlvr.puzzles.grid import around
+from vrlvr.puzzles.grid import around, distances_from
 from vrlvr.puzzles.maze.puzzle import Puzzle, key
 from vrlvr.puzzles.maze.render import FLOOR, GOAL, WALL
-from vrlvr.puzzles.maze.solve import descend, distances_from
+from vrlvr.puzzles.maze.solve import descend
 
 _MAX_TRIES = 10_000
 
@@ -55,7 +55,7 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
         if not free:
             continue
         goal = free[rng.integers(len(free))]
-        to_goal = distances_from(floor, goal, rows, cols)
+        to_goal = distances_from(goal, floor, rows, cols)
         plan = rng.integers(difficulty.min_plan, difficulty.max_plan + 1)
         starts = [cell for cell, moves in to_goal.items() if moves == plan]
         if not starts:

@@ -25,8 +25,8 @@ def prompt(puzzle: "Puzzle") -> str:
     """The task in words; the same for every maze of a size."""
     return (
         f"A maze of {puzzle.rows} by {puzzle.cols} square cells, seen from above. The blue disc moves one cell at a "
-        "time, up, down, left or right, over the light floor, never through a dark wall, until it stands on the green goal; "
-        "there it stays. Walls and goal do not change."
+        "time, up, down, left or right, over the light floor, never through a dark wall, until it stands on the green "
+        "goal; there it stays. Walls and goal do not change."
     )
 
 

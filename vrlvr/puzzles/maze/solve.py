@@ -2,22 +2,8 @@
 
 from functools import lru_cache
 
-from vrlvr.puzzles.grid import around, neighbours
+from vrlvr.puzzles.grid import distances_from, neighbours
 from vrlvr.puzzles.maze.puzzle import Puzzle
-from vrlvr.puzzles.maze.render import WALL
-
-
-def distances_from(ground: bytes, cell: int, rows: int, cols: int) -> dict[int, int]:
-    """Fewest moves between `cell` and every cell that can be reached from it, nearest first."""
-    beside = around(rows, cols)
-    moves = {cell: 0}
-    queue = [cell]
-    for at in queue:  # grows while it is walked
-        for other in beside[at]:
-            if other not in moves and ground[other] != WALL:
-                moves[other] = moves[at] + 1
-                queue.append(other)
-    return moves
 
 
 def descend(to_goal: dict[int, int], start: int, rows: int, cols: int) -> str:
@@ -34,7 +20,7 @@ def descend(to_goal: dict[int, int], start: int, rows: int, cols: int) -> str:
 @lru_cache(maxsize=1024)
 def moves_to_goal(puzzle: Puzzle) -> dict[int, int]:
     """Fewest moves from every cell to the goal, for the cells that have a way there."""
-    return distances_from(puzzle.ground, puzzle.goal, puzzle.rows, puzzle.cols)
+    return distances_from(puzzle.goal, puzzle.ground, puzzle.rows, puzzle.cols)
 
 
 def solve(puzzle: Puzzle) -> str:

@@ -25,12 +25,12 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.integer], rmse_TRK: NDArray[np.
     """Judges a video read by board.read.
 
     Each frame must show one agent and otherwise exactly the puzzle; frame 0 the start; the agent stays or moves one
-    cell a frame, never into a wall, and stays on the goal once there. The frames before the first that breaks a rule are
-    the valid prefix.
+    cell a frame, never into a wall, and stays on the goal once there. The frames before the first that breaks a rule
+    are the valid prefix.
 
     Components: `solved`, 0 or 1; `progress`, 1 - d / d0, where d0 counts the fewest moves from the start to the goal
-    and d those from the nearest state of the valid prefix: the nearest, not the last, so that cutting a video short never
-    pays; `error`, see reading_error.
+    and d those from the nearest state of the valid prefix: the nearest, not the last, so that cutting a video short
+    never pays; `error`, see reading_error.
     Precision and recall compare sets of visited cells, the start excluded: the video's over the readable frames that
     show one agent, the planner's over its path.
     Raises ValueError if the arrays do not have the puzzle's board.

@@ -1,19 +1,21 @@
 """Random Sokoban levels, played backwards from the solved state so that every one can be solved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
 from vrlvr.puzzles import grid
-from vrlvr.puzzles.grid import OFF_BOARD, OPPOSITE, neighbours
+from vrlvr.puzzles.grid import OPPOSITE, distances_from, neighbours
 from vrlvr.puzzles.sokoban.puzzle import Puzzle, State
 from vrlvr.puzzles.sokoban.render import FLOOR, TARGET, WALL, draw
 from vrlvr.puzzles.sokoban.solve import search
 
+Option = TypeVar("Option")
+
 _MAX_TRIES = 20_000
-_PULL_CHANCE = 0.75
 _MAX_STATES = 20_000  # levels harder than this for the planner are passed over
 
 
@@ -81,38 +83,49 @@ def _ground(difficulty: Difficulty, rng: np.random.Generator) -> bytes:
 
 
 def _play_backwards(difficulty: Difficulty, ground: bytes, rng: np.random.Generator) -> State | None:
-    """The state some random moves before the solved one: the agent walks, and mostly pulls a box where it can.
+    """A state at most `max_plan` moves before the solved one: boxes are pulled at random, then the agent walks off.
 
-    None if a box is left on a target: every box has to be pushed.
+    Boxes on targets are pulled first; None if one is left there, for every box to need a push.
     """
     ways = neighbours(difficulty.rows, difficulty.cols)
     backwards = [(way, ways[OPPOSITE[name]]) for name, way in ways.items()]
-    targets = {cell for cell, label in enumerate(ground) if label == TARGET}
+    boxes = {cell for cell, label in enumerate(ground) if label == TARGET}
     floor = [cell for cell, label in enumerate(ground) if label == FLOOR]
-    beside = [cell for cell in floor if any(way[cell] in targets for way in ways.values())]
-    if len(targets) < difficulty.boxes or not beside:
+    if len(boxes) < difficulty.boxes or not floor:
         return None
-    boxes = set(targets)
-    agent = beside[int(rng.integers(len(beside)))]
-    moves = int(rng.integers(difficulty.min_plan, 2 * difficulty.max_plan + 1))
-    for draw_way, draw_pull in rng.random((moves, 2)).tolist():
-        # Each option: the cell that the agent steps back to, and the cell that a box would be pulled from.
-        options = [(back[agent], way[agent]) for way, back in backwards if _is_free(back[agent], ground, boxes)]
-        pulls = [(to, pulled) for to, pulled in options if pulled in boxes]
-        if pulls and draw_pull < _PULL_CHANCE:
-            to, pulled = pulls[int(draw_way * len(pulls))]
-            boxes.remove(pulled)
-            boxes.add(agent)
-        elif options:
-            to, _ = options[int(draw_way * len(options))]
-        else:
-            break  # walled in
-        agent = to
-    return None if boxes & targets else (agent, tuple(sorted(boxes)))
+    agent = _pick(rng, floor)
+    walks = _walks(difficulty, ground, boxes, agent)
+    # The greater of two draws: many ways back turn out to be detours, and this evens out the lengths of the plans.
+    moves = int(rng.integers(difficulty.min_plan, difficulty.max_plan + 1, 2).max())
+    for first in [True] + [False] * int(rng.integers(max(difficulty.boxes, difficulty.min_pushes), moves + 1)):
+        # A pull: moves left after it, the box, the cell that it comes to, the cell that the agent comes to.
+        pulls = [
+            (moves - (0 if first else walk) - 1, way[stand], stand, back[stand])
+            for stand, walk in walks.items()
+            if walk < moves or first
+            for way, back in backwards
+            if way[stand] in boxes and back[stand] in walks
+        ]
+        if not pulls:
+            break
+        moves, box, stand, agent = _pick(rng, [pull for pull in pulls if ground[pull[1]] == TARGET] or pulls)
+        boxes = boxes - {box} | {stand}
+        walks = _walks(difficulty, ground, boxes, agent)
+    if any(ground[box] == TARGET for box in boxes):
+        return None
+    return _pick(rng, [cell for cell, walk in walks.items() if walk <= moves]), tuple(sorted(boxes))
 
 
-def _is_free(cell: int, ground: bytes, boxes: set[int]) -> bool:
-    return cell != OFF_BOARD and ground[cell] != WALL and cell not in boxes
+def _walks(difficulty: Difficulty, ground: bytes, boxes: set[int], agent: int) -> dict[int, int]:
+    """Moves to every cell that the agent can walk to without a push."""
+    free = bytearray(ground)
+    for box in boxes:
+        free[box] = WALL
+    return distances_from(agent, free, difficulty.rows, difficulty.cols)
+
+
+def _pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
+    return options[int(rng.random() * len(options))]
 
 
 def _pushes(puzzle: Puzzle) -> int:

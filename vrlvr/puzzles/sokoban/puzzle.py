@@ -49,7 +49,7 @@ class Puzzle:
         return states
 
     def to_json(self) -> dict[str, Any]:
-        """`board` holds a string a row in XSB: `#` wall, ` ` floor, `.` target, `$` box, `@` agent, `*` and `+` on a target."""
+        """`board` has a string a row in XSB: `#` wall, ` ` floor, `.` target, `$` box, `@` agent, `*+` on a target."""
         cells = "".join(_XSB[label] for label in draw(self.ground, self.agent, self.boxes))
         return {"task": self.task, "board": grid.split(cells, self.cols), "solution": self.solution}
 

@@ -32,9 +32,9 @@ def prompt(puzzle: "Puzzle") -> str:
     boxes = "a brown disc, the box" if len(puzzle.boxes) == 1 else f"{len(puzzle.boxes)} brown discs, the boxes"
     return (
         f"A Sokoban level of {puzzle.rows} by {puzzle.cols} square cells, seen from above, with {boxes}. The blue disc "
-        "walks one cell at a time, up, down, left or right, over the light floor, never through a dark wall. Walking into "
-        "a box, it pushes it one cell ahead, if that cell is free; it never pulls. In the end every box is on a green "
-        "target and stays there. Walls and targets do not change."
+        "walks one cell at a time, up, down, left or right, over the light floor, never through a dark wall. Walking "
+        "into a box, it pushes it one cell ahead, if that cell is free; it never pulls. In the end every box is on a "
+        "green target and stays there. Walls and targets do not change."
     )
 
 

@@ -131,8 +131,8 @@ def moves_left(puzzle: Puzzle) -> tuple[dict[State, int], int]:
     """Fewest moves to a solved state, of every state that needs fewer than the start; and the moves of the start.
 
     Breadth first, backwards from all solved states, until a layer holds the start: a state that is absent needs as many
-    moves or more, or is dead. A table grown to 20,000 states counts what lies beyond it as being as far as the start, for
-    judging to stay fast. Raises ValueError if the level has no solution.
+    moves or more, or is dead. A table grown to 20,000 states counts what lies beyond it as being as far as the start,
+    for judging to stay fast. Raises ValueError if the level has no solution.
     """
     ways = neighbours(puzzle.rows, puzzle.cols)
     backwards = [(way, ways[OPPOSITE[name]]) for name, way in ways.items()]

@@ -62,7 +62,7 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.integer], rmse_TRK: NDArray[np.
 
 
 def _read(puzzle: Puzzle, frame: bytes) -> tuple[State, str | None]:
-    """The agent and the boxes in a frame, and the rule it breaks by itself; the state is of use only if that is None."""
+    """The agent and the boxes in a frame, and the rule it breaks by itself; the state counts only if that is None."""
     kinds = frame.translate(_KIND_OF)
     state = kinds.find(_AGENT), tuple([cell for cell, kind in enumerate(kinds) if kind == _BOX])
     if UNREADABLE in frame:
