@@ -1,6 +1,7 @@
 """RunLog: what lands in metrics.jsonl and TensorBoard, what is printed, and what a resumed run keeps."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -149,6 +150,25 @@ def test_the_log_is_closed_when_training_fails(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="boom"):
         train()
     assert _tensorboard(tmp_path / "tensorboard" / "sft", "sft/loss") == [(1, 1.0)]
+
+
+def test_a_refusing_disk_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(Not a directory\); free some disk space"):
+        RunLog(tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's always full device")
+def test_a_full_disk_is_one_clear_line_and_keeps_what_was_logged(tmp_path: Path) -> None:
+    def train() -> None:
+        with RunLog(tmp_path) as log, Path("/dev/full").open("w") as full:
+            log.log("sft", 1, 2, loss=1.0)
+            os.dup2(full.fileno(), log._lines.fileno())
+            log.log("sft", 2, 2, loss=1.0)
+
+    with pytest.raises(UserError, match="No space left on device"):
+        train()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
 
 
 def test_clock() -> None:

@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from vrlvr.atomic_write import write_text
+from vrlvr.atomic_write import write_text, writing
 from vrlvr.errors import UserError
 
 PLAIN_INTERVAL_S = 5.0
@@ -44,27 +44,32 @@ class RunLog:
         self._events: dict[str, _Events] = {}
         if not enabled:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         earlier = read_metrics(self._path) if self._path.exists() else []
         self._started = time.perf_counter() - max((row["seconds"] for row in earlier), default=0.0)
         self._earlier_phases = {row["phase"] for row in earlier}
-        self._lines = _open_after_whole_lines(self._path, earlier)
+        with writing(self._path):
+            self._lines = _open_after_whole_lines(self._path, earlier)
         self._display = _Bar() if sys.stdout.isatty() else _Plain()
 
     def log(self, phase: str, step: int, total: int, **scalars: Number | None) -> None:
         """Records one step of a phase of `total` steps. NaN and infinities are recorded as null.
 
         `success` and `val_success` are fractions in [0, 1]; they, `loss` and `reward` are shown as progress.
+        Raises UserError if the disk refuses.
         """
         if not self._enabled:
             return
         values = {name: _finite(value) for name, value in scalars.items()}
-        if phase not in self._events:
-            self._begin(phase, step)
-        row = {"phase": phase, "step": step, "total": total, "seconds": round(time.perf_counter() - self._started, 3)}
-        self._lines.write(json.dumps(row | values, allow_nan=False) + "\n")
-        self._lines.flush()
-        self._events[phase].add(step, values)
+        seconds = round(time.perf_counter() - self._started, 3)
+        row = {"phase": phase, "step": step, "total": total, "seconds": seconds} | values
+        with writing(self._path):
+            if phase not in self._events:
+                self._begin(phase, step)
+            self._lines.write(json.dumps(row, allow_nan=False) + "\n")
+            self._lines.flush()
+            self._events[phase].add(step, values)
         self._display.update(phase, step, total, values)
 
     def say(self, text: str) -> None:
@@ -77,9 +82,10 @@ class RunLog:
         if not self._enabled:
             return
         self._display.close()
-        self._lines.close()
-        for events in self._events.values():
-            events.close()
+        with writing(self._path):
+            self._lines.close()
+            for events in self._events.values():
+                events.close()
 
     def __enter__(self) -> "RunLog":
         return self

@@ -1,7 +1,7 @@
 """Small charts as inline SVG: a line chart over steps, and a dot with its interval per system.
 
 Drawn by hand rather than by matplotlib because a report must follow the reader's light or dark mode (colours are CSS
-variables of `vrlvr.evaluation.page`), scale to a phone and stay small. Coordinates are pixels of a 320-wide canvas.
+variables of `vrlvr.evaluation.page`), scale to a phone and stay small. Coordinates are pixels of a 260-wide canvas.
 """
 
 import math
@@ -11,7 +11,7 @@ from html import escape
 
 Point = tuple[float, float]
 
-WIDTH, HEIGHT = 320, 170
+WIDTH, HEIGHT = 260, 150
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 8, 22
 MAX_POINTS = 300
 NUM_COLOURS = 8
@@ -37,19 +37,25 @@ class Estimate:
     colour: int = 0
 
 
-def line_chart(title: str, series: Sequence[Series], percent: bool = False, low: float | None = None) -> str:
-    """Curves over steps in one frame. Noisy ones are faint with a moving average on top.
-
-    percent: values are fractions in [0, 1], labelled as percent. low: a value that the y axis must reach down to.
-    Raises ValueError if no series has a point.
+def value_range(series: Sequence[Series]) -> tuple[float, float]:
+    """Lowest and highest value to show. A hundredth of the points at either end may leave the frame, so that single
+    outliers do not flatten the rest; the moving averages always fit.
     """
-    drawn = [(one, thin(one.points), smooth(thin(one.points))) for one in series if one.points]
-    if not drawn:
-        raise ValueError(f"chart {title!r} has no point")
-    raw = sorted(y for _, points, _ in drawn for _, y in points)
-    spared = len(raw) // 100  # single outliers may leave the frame, so that they do not flatten the rest
-    shown = raw[spared : len(raw) - spared] + [y for _, _, average in drawn for _, y in average]
-    y_ticks = ticks(min(shown) if low is None else min(low, *shown), max(shown))
+    drawn = [(thin(one.points), one.sparse) for one in series]
+    raw = sorted(y for points, _ in drawn for _, y in points)
+    spared = len(raw) // 100
+    always = [y for points, sparse in drawn for _, y in (points if sparse else smooth(points))]
+    shown = raw[spared : len(raw) - spared] + always
+    return min(shown), max(shown)
+
+
+def line_chart(title: str, series: Sequence[Series], low: float, high: float, percent: bool = False) -> str:
+    """Curves over steps in one frame, its y axis from `low` or just below to `high` or just above.
+
+    Noisy curves are faint with a moving average on top. percent: values are fractions in [0, 1], labelled as percent.
+    """
+    drawn = [(one, thin(one.points), smooth(thin(one.points))) for one in series]
+    y_ticks = ticks(low, high)
     xs = [x for _, points, _ in drawn for x, _ in points]
     x_ticks = [tick for tick in ticks(min(xs), max(xs)) if min(xs) <= tick <= max(xs)]
     scale = _Scale(min(xs), max(xs), y_ticks[0], y_ticks[-1])
@@ -72,7 +78,7 @@ def line_chart(title: str, series: Sequence[Series], percent: bool = False, low:
 
 def interval_chart(title: str, estimates: Sequence[Estimate], high: float) -> str:
     """One line per estimate: its name, a dot at its rate, its interval as a bar; the axis is 0 to `high` percent."""
-    left, right, row = 64, 46, 24
+    left, right, row = 40, 46, 22
     height = row * len(estimates) + 22
 
     def x(rate: float) -> float:
@@ -81,7 +87,7 @@ def interval_chart(title: str, estimates: Sequence[Estimate], high: float) -> st
     parts = [
         f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="2" y2="{height - 18}"/>'
         f'<text class="tick" text-anchor="middle" x="{x(tick):.1f}" y="{height - 5}">{_label(tick, False)}</text>'
-        for tick in ticks(0, high)
+        for tick in ticks(0, high, wanted=5)
         if tick <= high
     ]
     for i, one in enumerate(estimates):
@@ -106,20 +112,18 @@ def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """A centred moving average over a fifteenth of the points; the window shrinks at both ends and stays centred."""
+    """A moving average over the neighbours within a thirtieth of the points on either side."""
     reach = len(points) // 30
-    averaged = []
-    for i, (x, _) in enumerate(points):
-        half = min(reach, i, len(points) - 1 - i)
-        averaged.append((x, _mean(points[i - half : i + half + 1])[1]))
-    return averaged
+    return [(x, _mean(points[max(0, i - reach) : i + reach + 1])[1]) for i, (x, _) in enumerate(points)]
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at or below low to at or above high."""
+    """Round numbers (1, 2 or 5 times a power of ten apart) from at or below low to at or above high.
+
+    A range of no width is widened to reach 0.
+    """
     if high <= low:
-        pad = abs(low) / 2 or 0.5
-        low, high = low - pad, high + pad
+        low, high = sorted((0.0, low or 1.0))
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vrlvr.evaluation.charts import NUM_COLOURS, Point, Series, line_chart
+from vrlvr.evaluation.charts import NUM_COLOURS, Point, Series, line_chart, smooth, thin, value_range
 from vrlvr.evaluation.page import figure
 from vrlvr.evaluation.tables import TITLES, task_title
 
@@ -77,7 +77,7 @@ def component_groups(scalars: Scalars) -> list[Group]:
     for task in tasks_in(scalars):
         prefix = f"component_{task}_"
         names = sorted(name for phase, name in scalars if phase == "grpo" and name.startswith(prefix))
-        curves = [(("grpo", name), name.removeprefix(prefix), i, False) for i, name in enumerate(names)]
+        curves = [(("grpo", name), name.removeprefix(prefix), i % NUM_COLOURS, False) for i, name in enumerate(names)]
         groups.append(Group(task_title(task), curves))
     return _present(groups, scalars)
 
@@ -85,8 +85,7 @@ def component_groups(scalars: Scalars) -> list[Group]:
 def sft_groups(scalars: Scalars) -> list[Group]:
     """The flow-matching loss, and validation success of all tasks in one frame."""
     validation = [
-        (("sft", f"val_success_{task}"), task_title(task), colour, True)
-        for colour, task in enumerate(tasks_in(scalars))
+        (("sft", f"val_success{suffix}"), title, colour, True) for title, suffix, colour in _mean_and_tasks(scalars)
     ]
     groups = [
         Group("Loss", [(("sft", "loss"), "flow matching", 0, False)]),
@@ -112,7 +111,8 @@ def health_groups(scalars: Scalars) -> list[Group]:
         for title, name in single.items()
     ]
     steps = [
-        (("grpo", name), f"step {name.removeprefix('grad_norm_step_')}", i, False) for i, name in enumerate(per_step)
+        (("grpo", name), f"step {name.removeprefix('grad_norm_step_')}", i % NUM_COLOURS, False)
+        for i, name in enumerate(per_step)
     ]
     return _present([*groups, Group("Gradient norm by denoising step", steps, low=0.0)], scalars)
 
@@ -123,14 +123,30 @@ def other_groups(scalars: Scalars, drawn: Iterable[Group]) -> list[Group]:
     return [Group(f"{key[0]}: {key[1]}", [(key, key[1], 7, False)]) for key in sorted(scalars) if key not in known]
 
 
-def chart_card(group: Group, scalars: Scalars) -> str:
-    """The card of one group, with each curve's last value in its legend."""
-    series, legend = [], []
-    for key, label, colour, sparse in group.curves:
-        last = scalars[key][-1][1]
-        series.append(Series(label, scalars[key], colour % NUM_COLOURS, sparse))
-        legend.append((colour % NUM_COLOURS, label, f"{100 * last:.1f} %" if group.percent else f"{last:.3g}"))
-    return figure(group.title, line_chart(group.title, series, group.percent, group.low), legend)
+def chart_cards(groups: Sequence[Group], scalars: Scalars, shared: bool = False) -> list[str]:
+    """One card a group, with the last drawn value of each curve in its legend. shared: all have the same y axis."""
+    drawn = [[Series(label, scalars[key], colour, sparse) for key, label, colour, sparse in g.curves] for g in groups]
+    ranges = [_range(group, series) for group, series in zip(groups, drawn, strict=True)]
+    if shared and ranges:
+        ranges = [(min(low for low, _ in ranges), max(high for _, high in ranges))] * len(ranges)
+    return [
+        figure(
+            group.title,
+            line_chart(group.title, series, low, high, group.percent),
+            [(one.colour, one.name, _last(one, group.percent)) for one in series],
+        )
+        for group, series, (low, high) in zip(groups, drawn, ranges, strict=True)
+    ]
+
+
+def _range(group: Group, series: Sequence[Series]) -> tuple[float, float]:
+    low, high = value_range(series)
+    return low if group.low is None else min(low, group.low), high
+
+
+def _last(series: Series, percent: bool) -> str:
+    last = (series.points if series.sparse else smooth(thin(series.points)))[-1][1]
+    return f"{100 * last:.1f}\u00a0%" if percent else f"{last:.3g}"
 
 
 def _mean_and_tasks(scalars: Scalars) -> list[tuple[str, str, int]]:

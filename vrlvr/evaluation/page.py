@@ -24,7 +24,7 @@ p { margin: 0 0 12px; max-width: 46rem; }
 .note { color: var(--muted); font-size: .9rem; }
 .missing { color: var(--muted); border: 1px dashed var(--line); border-radius: 8px; padding: 10px 14px;
   font-size: .9rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px; margin: 20px 0 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 20px 0 12px; }
 .tile, figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .tile { padding: 14px 16px; }
 .tile b { display: block; font-size: 2rem; line-height: 1.15; font-weight: 650; letter-spacing: -.02em;
@@ -32,9 +32,8 @@ p { margin: 0 0 12px; max-width: 46rem; }
 .tile span { color: var(--muted); font-size: .85rem; }
 .tile.main { border-color: var(--c0); }
 .tile.main b { color: var(--c0); }
-.multiples, .pair { display: grid; gap: 12px; margin-top: 10px; }
-.multiples { grid-template-columns: repeat(auto-fill, minmax(min(290px, 100%), 1fr)); }
-.pair { grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); }
+.multiples { display: grid; gap: 12px; margin-top: 10px; max-width: calc(var(--count) * var(--widest));
+  grid-template-columns: repeat(auto-fit, minmax(min(240px, 100%), 1fr)); }
 figure { margin: 0; padding: 12px 14px 8px; min-width: 0; }
 figcaption { font-size: .88rem; font-weight: 600; margin-bottom: 6px; }
 .legend { font-weight: 400; color: var(--muted); font-size: .8rem; display: flex; flex-wrap: wrap; gap: 0 12px; }
@@ -56,11 +55,12 @@ img, video { display: block; width: 100%; height: auto; border-radius: 6px; imag
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--muted); font-size: .78rem; }
+th[colspan] { text-align: center; }
 tr > :first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
 tr.dim { color: var(--muted); }
 tr:last-child td { border-bottom: 0; }
 td.group, th.group { border-left: 1px solid var(--line); }
-td small { color: var(--muted); }
+td small { color: var(--muted); margin-left: 3px; }
 .share { display: inline-block; height: 8px; border-radius: 4px; background: var(--c0); min-width: 2px; }
 td.wide { width: 45%; text-align: left; }
 details { margin-top: 12px; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
@@ -111,19 +111,20 @@ def tiles(entries: Iterable[tuple[str, str, bool]]) -> str:
     return f'<div class="tiles">{"".join(blocks)}</div>'
 
 
-def figure(title: str, content_html: str, legend: Sequence[tuple[int, str, str]] = ()) -> str:
-    """A card with a title; legend: (colour, name, last value) of each curve."""
+def figure(title: str, content_html: str, legend: Sequence[tuple[int, str, str]] = (), aside: str = "") -> str:
+    """A card with a title; legend: (colour, name, last value) of each curve; aside: what else stands by the title."""
     keys = "".join(
         f'<span class="c{colour}"><i></i>{escape(name)} <em>{escape(value)}</em></span>'
         for colour, name, value in legend
     )
-    keys = f'<span class="legend">{keys}</span>' if keys else ""
+    keys = f'<span class="legend">{keys}{escape(aside)}</span>' if keys or aside else ""
     return f"<figure><figcaption>{escape(title)}{keys}</figcaption>{content_html}</figure>"
 
 
-def multiples(figures_html: Iterable[str], css: str = "multiples") -> str:
-    """Cards side by side, as many as fit."""
-    return f'<div class="{css}">{"".join(figures_html)}</div>'
+def multiples(figures_html: Sequence[str], widest_px: int = 370) -> str:
+    """Cards side by side, as many as fit, none wider than `widest_px`."""
+    style = f"--count: {len(figures_html)}; --widest: {widest_px}px"
+    return f'<div class="multiples" style="{style}">{"".join(figures_html)}</div>'
 
 
 def definitions(entries: Mapping[str, str]) -> str:

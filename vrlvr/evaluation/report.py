@@ -30,8 +30,9 @@ from vrlvr.evaluation.tables import (
 )
 from vrlvr.run_log import read_metrics
 
-STAGES = {"base": "untrained", "sft": "after SFT", "rl": "after RL"}
+STAGES = {"base": "before any training", "sft": "after fine-tuning", "rl": "after reinforcement"}
 _COLOURS = {"base": 7, "sft": 1, "rl": 0}
+_CURVES = "Faint: each update; line: moving average"
 _MEDIA = {".gif": "image/gif", ".mp4": "video/mp4"}
 
 
@@ -59,11 +60,9 @@ def write_report(run_dir: Path) -> Path:
     health = curves.health_groups(scalars)
     other = curves.other_groups(scalars, [*success, *reward, *component, *sft, *health])
 
-    def charts(groups: Iterable[curves.Group]) -> str:
-        return page.multiples(curves.chart_card(group, scalars) for group in groups)
-
-    def chart_section(title: str, groups: Sequence[curves.Group], note: str) -> str:
-        return page.section(title, charts(groups), note) if groups else ""
+    def chart_section(title: str, groups: Sequence[curves.Group], note: str, shared: bool = False) -> str:
+        cards = curves.chart_cards(groups, scalars, shared)
+        return page.section(title, page.multiples(cards), note) if cards else ""
 
     sections = [
         _header(run),
@@ -71,20 +70,22 @@ def write_report(run_dir: Path) -> Path:
         _by_task(run),
         _videos(run.folder),
         "" if scalars else page.section("Training", page.missing("No metrics.jsonl: there are no curves to show.")),
+        chart_section("Success during RL", success, f"{_CURVES}; dots: validation puzzles.", shared=True),
+        chart_section("Reward during RL", reward, f"Mean over the rollouts of an update. {_CURVES}.", shared=True),
         chart_section(
-            "Success during RL", success, "Faint: each update; line: moving average; dots: validation puzzles."
+            "Reward by component", component, "The verifier's dense terms, before their weights.", shared=True
         ),
-        chart_section("Reward during RL", reward, "Mean over the rollouts of an update."),
-        chart_section("Reward by component", component, "The verifier's dense terms, before their weights."),
         chart_section("Supervised fine-tuning", sft, "Flow matching on the planner's videos."),
         chart_section("Health of the updates", health, "With unchanged weights the ratio is exactly 1."),
         _seconds(run, scalars),
         _table(run.rows),
         _provenance(run),
-        page.folded(f"All other scalars ({len(other)})", charts(other)) if other else "",
+        page.folded(f"All other scalars ({len(other)})", page.multiples(curves.chart_cards(other, scalars)))
+        if other
+        else "",
     ]
     target = run.folder / "report.html"
-    write_text(target, page.page(f"VideoRLVR run {run.folder.resolve().name}", filter(None, sections)))
+    write_text(target, page.page(f"VideoRLVR · {run.folder.resolve().name}", filter(None, sections)))
     return target
 
 
@@ -158,9 +159,13 @@ def _gain_title(gain: Gain) -> str:
 
 
 def _gain_text(gain: Gain) -> str:
-    low, high = gain["gain_ci95"]
     kind = "paired by puzzle" if gain["paired"] else "unpaired"
-    return f"{gain['gain']:+.1f} points [{low:+.1f}, {high:+.1f}] ({kind}, {gain['num_puzzles']} puzzles)"
+    return f"{_gain_short(gain)} ({kind}, {gain['num_puzzles']} puzzles)"
+
+
+def _gain_short(gain: Gain) -> str:
+    low, high = gain["gain_ci95"]
+    return f"{gain['gain']:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
 def _reading(rows: Sequence[Row]) -> str:
@@ -178,7 +183,7 @@ def _header(run: Run) -> str:
     parts = [str(run.facts[name]) for name in ("command",) if name in run.facts]
     parts += [f"{name} {run.facts[name]}" for name in ("seed", "started") if name in run.facts]
     name = escape(run.folder.resolve().name)
-    return f"<header><h1>VideoRLVR run {name}</h1>{page.paragraph(' · '.join(parts), 'note') if parts else ''}</header>"
+    return f"<header><h1>VideoRLVR · {name}</h1>{page.paragraph(' · '.join(parts), 'note') if parts else ''}</header>"
 
 
 def _headline(run: Run) -> str:
@@ -186,16 +191,21 @@ def _headline(run: Run) -> str:
     for system, text in STAGES.items():
         if by_task := _measured(run.rows, system):
             mean = sum(row["success_rate"] for row in by_task.values()) / len(by_task)
-            tiles.append((f"{mean:.1f} %", f"{system}: solved {text}", False))
+            tiles.append((f"{mean:.1f}\u00a0%", f"{system}: {text}", False))
     if not tiles:
         return page.missing("No results.json with base, sft or rl: nothing was evaluated yet.")
     gains = _gains(run)
     for gain in gains[:1]:
         low, high = gain["gain_ci95"]
-        tiles.append((f"{gain['gain']:+.1f}", f"points of RL over SFT, 95 % [{low:+.1f}, {high:+.1f}]", True))
-    note = "Held-out puzzles solved under the rules, mean of the tasks."
-    by_task_text = "; ".join(f"{_gain_title(gain)} {_gain_text(gain)}" for gain in gains[1:])
-    return page.tiles(tiles) + page.paragraph(f"{note} {by_task_text}".strip(), "note")
+        tiles.append((f"{gain['gain']:+.1f}", f"points, RL over SFT [{low:+.1f},\u00a0{high:+.1f}]", True))
+    note = "Held-out puzzles solved by the rules; mean of the tasks."
+    if gains:
+        note += (
+            " The gain is paired puzzle by puzzle."
+            if gains[0]["paired"]
+            else " The gain is unpaired, from the rows alone."
+        )
+    return page.tiles(tiles) + page.paragraph(note, "note")
 
 
 def _by_task(run: Run) -> str:
@@ -204,12 +214,16 @@ def _by_task(run: Run) -> str:
         return ""
     rows = [row for by_task in per_system.values() for row in by_task.values()]
     high = min(100.0, 1.1 * max((row["success_rate_ci95"] or [0.0, row["success_rate"]])[1] for row in rows))
+    gains = {gain["task"]: _gain_short(gain) for gain in _gains(run)}
     figures = []
     for task in tasks_of(rows):
         estimates = [_estimate(by_task[task]) for by_task in per_system.values() if task in by_task]
-        figures.append(page.figure(task_title(task), interval_chart(task_title(task), estimates, high)))
+        chart = interval_chart(task_title(task), estimates, high)
+        figures.append(page.figure(task_title(task), chart, aside=gains.get(task, "")))
     return page.section(
-        "Success rate by task", page.multiples(figures), "Dot: success rate in percent; bar: 95 % interval."
+        "Success rate by task",
+        page.multiples(figures),
+        "Dot: success rate in percent; bar: 95 % interval. Gains: RL over SFT.",
     )
 
 
@@ -225,7 +239,9 @@ def _videos(folder: Path) -> str:
         found = [folder / f"{name}{suffix}" for suffix in _MEDIA if (folder / f"{name}{suffix}").is_file()]
         content = _embedded(found[0], title) if found else page.missing(f"No {name}.gif or .mp4 in the run's folder.")
         figures.append(page.figure(title, content))
-    return page.section("Rollouts on held-out puzzles", page.multiples(figures, "pair"), "The same puzzles and noise.")
+    return page.section(
+        "Rollouts on held-out puzzles", page.multiples(figures, widest_px=560), "The same puzzles and noise."
+    )
 
 
 def _embedded(path: Path, title: str) -> str:
