@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vrlvr.puzzles.chance import Draw, pick, stable_draws
 from vrlvr.puzzles.grid import around, distances_from
 from vrlvr.puzzles.maze.puzzle import Puzzle, key
 from vrlvr.puzzles.maze.render import FLOOR, GOAL, WALL
@@ -49,18 +50,20 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
     Raises ValueError if none was found in 10,000 tries.
     """
     rows, cols = difficulty.rows, difficulty.cols
+    draw = stable_draws(rng)
+    lengths = range(difficulty.min_plan, difficulty.max_plan + 1)
     for _ in range(_MAX_TRIES):
-        floor = _carve(difficulty, rng)
+        floor = _carve(difficulty, draw)
         free = [cell for cell, label in enumerate(floor) if label == FLOOR]
         if not free:
             continue
-        goal = free[rng.integers(len(free))]
+        goal = pick(draw, free)
         to_goal = distances_from(goal, floor, rows, cols)
-        plan = rng.integers(difficulty.min_plan, difficulty.max_plan + 1)
+        plan = pick(draw, lengths)
         starts = [cell for cell, moves in to_goal.items() if moves == plan]
         if not starts:
             continue
-        start = starts[rng.integers(len(starts))]
+        start = pick(draw, starts)
         ground = floor[:goal] + bytes([GOAL]) + floor[goal + 1 :]
         if accept(key(ground, start, rows, cols)):
             return Puzzle(rows, cols, ground, start, descend(to_goal, start, rows, cols))
@@ -69,26 +72,23 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
     )
 
 
-def _carve(difficulty: Difficulty, rng: np.random.Generator) -> bytes:
+def _carve(difficulty: Difficulty, draw: Draw) -> bytes:
     """Grows a tree of corridors, then flips some cells.
 
     The growth goes depth first from a random cell: a wall becomes floor if exactly one cell beside it is floor.
     """
     beside = around(difficulty.rows, difficulty.cols)
     ground = bytearray([WALL]) * len(beside)
-    draws = iter(rng.random(len(beside)).tolist())  # one for each cell that becomes floor
-    stack = [int(next(draws) * len(beside))]
+    stack = [pick(draw, range(len(beside)))]
     ground[stack[0]] = FLOOR
     while stack:
         ways = [cell for cell in beside[stack[-1]] if ground[cell] == WALL and _is_tip(cell, ground, beside)]
         if not ways:
             stack.pop()
             continue
-        stack.append(ways[int(next(draws) * len(ways))])
+        stack.append(pick(draw, ways))
         ground[stack[-1]] = FLOOR
-    for cell in np.flatnonzero(rng.random(len(beside)) < difficulty.flips).tolist():
-        ground[cell] = FLOOR if ground[cell] == WALL else WALL
-    return bytes(ground)
+    return bytes((FLOOR if label == WALL else WALL) if draw() < difficulty.flips else label for label in ground)
 
 
 def _is_tip(cell: int, ground: bytearray, beside: tuple[tuple[int, ...], ...]) -> bool:

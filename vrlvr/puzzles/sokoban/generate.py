@@ -1,19 +1,17 @@
 """Random Sokoban levels, played backwards from the solved state so that every one can be solved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 
 from vrlvr.puzzles import grid
+from vrlvr.puzzles.chance import Draw, pick, stable_draws
 from vrlvr.puzzles.grid import OPPOSITE, distances_from, neighbours
 from vrlvr.puzzles.sokoban.puzzle import Puzzle, State
-from vrlvr.puzzles.sokoban.render import FLOOR, TARGET, WALL, draw
+from vrlvr.puzzles.sokoban.render import FLOOR, TARGET, WALL, labels
 from vrlvr.puzzles.sokoban.solve import search
-
-Option = TypeVar("Option")
 
 _MAX_TRIES = 20_000
 _MAX_STATES = 20_000  # levels harder than this for the planner are passed over
@@ -38,8 +36,8 @@ class Difficulty:
     def __post_init__(self) -> None:
         if not (3 <= self.rows <= 255 and 3 <= self.cols <= 255):
             raise ValueError(f"a level of {self.rows}x{self.cols} cells must have 3 to 255 rows and columns")
-        if not 1 <= self.boxes <= 5:
-            raise ValueError(f"boxes={self.boxes} must be from 1 to 5")
+        if not 1 <= self.boxes <= min(5, self.max_plan):
+            raise ValueError(f"boxes={self.boxes} must be from 1 to 5, and at most max_plan={self.max_plan}")
         if not 0 <= self.wall_density <= 0.5:
             raise ValueError(f"wall_density={self.wall_density} must be a share from 0 to 0.5")
         if 2 * self.boxes + 1 > self.rows * self.cols * (1 - self.wall_density) / 2:
@@ -59,10 +57,11 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
     shortest way, which is what counts as the plan. Raises ValueError if no level was found in 20,000 tries.
     """
     rows, cols = difficulty.rows, difficulty.cols
+    draw = stable_draws(rng)
     for _ in range(_MAX_TRIES):
-        ground = _ground(difficulty, rng)
-        state = _play_backwards(difficulty, ground, rng)
-        if state is None or not accept(grid.canonical(draw(ground, *state), rows, cols)):
+        ground = _ground(difficulty, draw)
+        state = _play_backwards(difficulty, ground, draw)
+        if state is None or not accept(grid.canonical(labels(ground, *state), rows, cols)):
             continue
         plan = search(ground, *state, rows, cols, _MAX_STATES)
         if plan is not None and difficulty.min_plan <= len(plan) <= difficulty.max_plan:
@@ -72,17 +71,17 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
     raise ValueError(f"no level within {difficulty} in {_MAX_TRIES} tries; widen the range of plans or the board")
 
 
-def _ground(difficulty: Difficulty, rng: np.random.Generator) -> bytes:
+def _ground(difficulty: Difficulty, draw: Draw) -> bytes:
     """Walls by chance, then targets on free cells, as far as there are any."""
-    draws = rng.random(difficulty.rows * difficulty.cols)
-    ground = bytearray((draws >= difficulty.wall_density) * np.uint8(FLOOR))
-    free = [cell for cell in np.argsort(-draws).tolist() if ground[cell] == FLOOR]
-    for cell in free[: difficulty.boxes]:
-        ground[cell] = TARGET
+    cells = range(difficulty.rows * difficulty.cols)
+    ground = bytearray(WALL if draw() < difficulty.wall_density else FLOOR for _ in cells)
+    free = [cell for cell in cells if ground[cell] == FLOOR]
+    for _ in range(min(difficulty.boxes, len(free))):
+        ground[free.pop(int(draw() * len(free)))] = TARGET
     return bytes(ground)
 
 
-def _play_backwards(difficulty: Difficulty, ground: bytes, rng: np.random.Generator) -> State | None:
+def _play_backwards(difficulty: Difficulty, ground: bytes, draw: Draw) -> State | None:
     """A state at most `max_plan` moves before the solved one: boxes are pulled at random, then the agent walks off.
 
     Boxes on targets are pulled first; None if one is left there, for every box to need a push.
@@ -93,27 +92,30 @@ def _play_backwards(difficulty: Difficulty, ground: bytes, rng: np.random.Genera
     floor = [cell for cell, label in enumerate(ground) if label == FLOOR]
     if len(boxes) < difficulty.boxes or not floor:
         return None
-    agent = _pick(rng, floor)
-    walks = _walks(difficulty, ground, boxes, agent)
     # The greater of two draws: many ways back turn out to be detours, and this evens out the lengths of the plans.
-    moves = int(rng.integers(difficulty.min_plan, difficulty.max_plan + 1, 2).max())
-    for first in [True] + [False] * int(rng.integers(max(difficulty.boxes, difficulty.min_pushes), moves + 1)):
-        # A pull: moves left after it, the box, the cell that it comes to, the cell that the agent comes to.
+    fewest = max(difficulty.boxes, difficulty.min_pushes)
+    lengths = range(max(fewest, difficulty.min_plan), difficulty.max_plan + 1)
+    moves = max(pick(draw, lengths), pick(draw, lengths))
+    walks = dict.fromkeys(
+        _walks(difficulty, ground, boxes, pick(draw, floor)), 0
+    )  # how the agent got here is no matter
+    for _ in range(pick(draw, range(fewest, moves + 1))):
+        # A pull: the moves left after it, the box, the cell that it comes to, the cell that the agent comes to.
         pulls = [
-            (moves - (0 if first else walk) - 1, way[stand], stand, back[stand])
+            (moves - walk - 1, way[stand], stand, back[stand])
             for stand, walk in walks.items()
-            if walk < moves or first
+            if walk < moves
             for way, back in backwards
             if way[stand] in boxes and back[stand] in walks
         ]
         if not pulls:
             break
-        moves, box, stand, agent = _pick(rng, [pull for pull in pulls if ground[pull[1]] == TARGET] or pulls)
+        moves, box, stand, agent = pick(draw, [pull for pull in pulls if ground[pull[1]] == TARGET] or pulls)
         boxes = boxes - {box} | {stand}
         walks = _walks(difficulty, ground, boxes, agent)
     if any(ground[box] == TARGET for box in boxes):
         return None
-    return _pick(rng, [cell for cell, walk in walks.items() if walk <= moves]), tuple(sorted(boxes))
+    return pick(draw, [cell for cell, walk in walks.items() if walk <= moves]), tuple(sorted(boxes))
 
 
 def _walks(difficulty: Difficulty, ground: bytes, boxes: set[int], agent: int) -> dict[int, int]:
@@ -122,10 +124,6 @@ def _walks(difficulty: Difficulty, ground: bytes, boxes: set[int], agent: int) -
     for box in boxes:
         free[box] = WALL
     return distances_from(agent, free, difficulty.rows, difficulty.cols)
-
-
-def _pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
-    return options[int(rng.random() * len(options))]
 
 
 def _pushes(puzzle: Puzzle) -> int:

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from vrlvr.puzzles import grid
-from vrlvr.puzzles.sokoban.render import AGENT, AGENT_ON_TARGET, BOX, BOX_ON_TARGET, FLOOR, TARGET, WALL, draw
+from vrlvr.puzzles.sokoban.render import AGENT, AGENT_ON_TARGET, BOX, BOX_ON_TARGET, FLOOR, TARGET, WALL, labels
 
 # The usual notation of levels (XSB), in the order of the labels.
 _XSB = "# .$*@+"
@@ -50,7 +50,7 @@ class Puzzle:
 
     def to_json(self) -> dict[str, Any]:
         """`board` has a string a row in XSB: `#` wall, ` ` floor, `.` target, `$` box, `@` agent, `*+` on a target."""
-        cells = "".join(_XSB[label] for label in draw(self.ground, self.agent, self.boxes))
+        cells = "".join(_XSB[label] for label in labels(self.ground, self.agent, self.boxes))
         return {"task": self.task, "board": grid.split(cells, self.cols), "solution": self.solution}
 
     @classmethod
@@ -62,12 +62,12 @@ class Puzzle:
         if data["task"] != cls.task:
             raise ValueError(f"task is {data['task']!r}, a Sokoban level has {cls.task!r}")
         rows, cols, cells = grid.join(data["board"], _XSB)
-        labels = bytes(_XSB.index(mark) for mark in cells)
-        agents = [cell for cell, label in enumerate(labels) if label in _AGENTS]
-        boxes = tuple(cell for cell, label in enumerate(labels) if label in _BOXES)
+        marks = bytes(_XSB.index(mark) for mark in cells)
+        agents = [cell for cell, label in enumerate(marks) if label in _AGENTS]
+        boxes = tuple(cell for cell, label in enumerate(marks) if label in _BOXES)
         if len(agents) != 1:
             raise ValueError(f"the board has {len(agents)} agents (@ or +); a level has exactly one")
-        puzzle = cls(rows, cols, labels.translate(GROUND_OF), agents[0], boxes, data["solution"])
+        puzzle = cls(rows, cols, marks.translate(GROUND_OF), agents[0], boxes, data["solution"])
         if not boxes or len(boxes) != len(puzzle.targets):
             raise ValueError(
                 f"the board has {len(boxes)} boxes and {len(puzzle.targets)} targets; it needs as many, at least 1"
@@ -99,4 +99,4 @@ def step(puzzle: Puzzle, state: State, move: str) -> State | None:
 
 def canonical(puzzle: Puzzle) -> bytes:
     """Equal for all rotated and mirrored copies of a level; the solution has no part in it."""
-    return grid.canonical(draw(puzzle.ground, puzzle.agent, puzzle.boxes), puzzle.rows, puzzle.cols)
+    return grid.canonical(labels(puzzle.ground, puzzle.agent, puzzle.boxes), puzzle.rows, puzzle.cols)

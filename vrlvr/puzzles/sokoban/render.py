@@ -38,7 +38,7 @@ def prompt(puzzle: "Puzzle") -> str:
     )
 
 
-def draw(ground: bytes, agent: int, boxes: tuple[int, ...]) -> bytes:
+def labels(ground: bytes, agent: int, boxes: tuple[int, ...]) -> bytes:
     """The labels of a state, row by row."""
     cells = bytearray(ground)
     for box in boxes:
@@ -49,5 +49,5 @@ def draw(ground: bytes, agent: int, boxes: tuple[int, ...]) -> bytes:
 
 def states(puzzle: "Puzzle", solution: str) -> NDArray[np.int8]:
     """Labels after each of M moves, int8 (M + 1, R, K), [0] the puzzle alone. Raises ValueError at an illegal move."""
-    drawn = b"".join(draw(puzzle.ground, agent, boxes) for agent, boxes in puzzle.trace(solution))
+    drawn = b"".join(labels(puzzle.ground, agent, boxes) for agent, boxes in puzzle.trace(solution))
     return np.frombuffer(drawn, np.int8).reshape(-1, puzzle.rows, puzzle.cols)
