@@ -219,12 +219,12 @@ class _Bar:
 
     def __init__(self) -> None:
         columns = [
-            TextColumn("{task.description:<8}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),  # takes what the others leave
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[status]}"),
         ]
-        self._progress = Progress(*columns, console=Console(), refresh_per_second=4)
+        self._progress = Progress(*columns, console=Console(), refresh_per_second=4, expand=True)
         self._tasks: dict[str, tuple[TaskID, _Pace]] = {}
         self._progress.start()
 

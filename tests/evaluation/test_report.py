@@ -132,6 +132,7 @@ def test_the_table_keeps_measured_and_published_rows_apart(tmp_path: Path) -> No
     html = write_report(make_run(tmp_path / "tiny")).read_text()
     assert html.count("<td>measured</td>") == 3
     assert html.count('<tr class="dim">') == html.count("<td>published</td>") == 15
+    assert "<td>55.0</td><td><small>45.2–64.4</small></td>" in html  # 55 of 100, by Wilson
     assert html.index("<td>measured</td>") < html.index("<td>published</td>")
 
 

@@ -60,7 +60,7 @@ tr > :first-child { text-align: left; position: sticky; left: 0; background: var
 tr.dim { color: var(--muted); }
 tr:last-child td { border-bottom: 0; }
 td.group, th.group { border-left: 1px solid var(--line); }
-td small { color: var(--muted); margin-left: 3px; }
+td small { color: var(--muted); }
 .share { display: inline-block; height: 8px; border-radius: 4px; background: var(--c0); min-width: 2px; }
 td.wide { width: 45%; text-align: left; }
 details { margin-top: 12px; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }

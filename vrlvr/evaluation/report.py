@@ -6,10 +6,8 @@ videos rollouts_before and rollouts_after (GIF or MP4).
 """
 
 import base64
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,9 @@ from vrlvr.atomic_write import write_text
 from vrlvr.errors import UserError
 from vrlvr.evaluation import curves, page
 from vrlvr.evaluation.charts import Estimate, interval_chart
-from vrlvr.evaluation.metrics import Gain, Row, mean_gain, unpaired_gain
-from vrlvr.evaluation.tables import (
-    COLUMNS,
-    markdown,
-    read_gains,
-    read_results,
-    systems_of,
-    task_title,
-    tasks_of,
-)
-from vrlvr.run_log import read_metrics
+from vrlvr.evaluation.metrics import Gain, Row
+from vrlvr.evaluation.run_folder import Run, gains_of, measured, read_run
+from vrlvr.evaluation.tables import COLUMNS, markdown, systems_of, task_title, tasks_of
 
 STAGES = {"base": "before any training", "sft": "after fine-tuning", "rl": "after reinforcement"}
 _COLOURS = {"base": 7, "sft": 1, "rl": 0}
@@ -36,24 +26,12 @@ _CURVES = "Faint: each update; line: moving average"
 _MEDIA = {".gif": "image/gif", ".mp4": "video/mp4"}
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run folder holds; empty where a file is missing."""
-
-    folder: Path
-    rows: Sequence[Row]
-    gains: Sequence[Gain]
-    metrics: Sequence[Mapping[str, Any]]
-    config: str
-    facts: Mapping[str, Any]
-
-
 def write_report(run_dir: Path) -> Path:
     """Writes run_dir/report.html and returns its path. Missing inputs are named in the page.
 
     Raises UserError if run_dir is no folder or one of its files is damaged.
     """
-    run = _read_run(Path(run_dir))
+    run = read_run(Path(run_dir))
     scalars = curves.scalars_of(run.metrics)
     success, reward = curves.success_groups(scalars), curves.reward_groups(scalars)
     component, sft = curves.component_groups(scalars), curves.sft_groups(scalars)
@@ -91,11 +69,11 @@ def write_report(run_dir: Path) -> Path:
 
 def write_results_md(run_dir: Path) -> Path:
     """Writes run_dir/results.md (table, gains, how it was made) and returns its path. Raises UserError as above."""
-    run = _read_run(Path(run_dir))
+    run = read_run(Path(run_dir))
     if not run.rows:
         raise UserError(f"{run.folder / 'results.json'} is missing or empty; run `vrlvr eval` first")
     lines = ["# Results", "", _reading(run.rows), "", markdown(run.rows)]
-    if gains := _gains(run):
+    if gains := gains_of(run):
         lines += ["Gain of RL over SFT in success rate:", ""]
         lines += [f"- {_gain_title(gain)}: {_gain_text(gain)}" for gain in gains]
         lines.append("")
@@ -106,52 +84,6 @@ def write_results_md(run_dir: Path) -> Path:
     target = run.folder / "results.md"
     write_text(target, "\n".join(lines))
     return target
-
-
-def _read_run(folder: Path) -> Run:
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; name the folder of a run, such as runs/tiny")
-
-    def present(name: str) -> Path | None:
-        path = folder / name
-        return path if path.is_file() else None
-
-    results, gains, metrics = present("results.json"), present("gains.json"), present("metrics.jsonl")
-    config, facts = present("config.yaml"), present("run.json")
-    return Run(
-        folder,
-        read_results(results) if results else [],
-        read_gains(gains) if gains else [],
-        read_metrics(metrics) if metrics else [],
-        config.read_text(encoding="utf-8") if config else "",
-        _read_facts(facts) if facts else {},
-    )
-
-
-def _read_facts(path: Path) -> Mapping[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); remove it or run again") from error
-    if not isinstance(facts, dict):
-        raise UserError(f"{path} holds a {type(facts).__name__}, an object is needed; remove it or run again")
-    return facts
-
-
-def _measured(rows: Iterable[Row], system: str) -> dict[str, Row]:
-    """The measured rows of a system by task."""
-    return {row["task"]: row for row in rows if row["system"] == system and row["source"] == "measured"}
-
-
-def _gains(run: Run) -> list[Gain]:
-    """RL over SFT: the mean over tasks first, then each task. Paired by gains.json, else from the rows alone."""
-    gains = [gain for gain in run.gains if (gain["before"], gain["after"]) == ("sft", "rl") and gain["task"] != "mean"]
-    if not gains:
-        before, after = _measured(run.rows, "sft"), _measured(run.rows, "rl")
-        gains = [
-            unpaired_gain(before[task], after[task]) for task in tasks_of(run.rows) if task in before and task in after
-        ]
-    return [mean_gain(gains), *gains] if gains else []
 
 
 def _gain_title(gain: Gain) -> str:
@@ -189,12 +121,12 @@ def _header(run: Run) -> str:
 def _headline(run: Run) -> str:
     tiles = []
     for system, text in STAGES.items():
-        if by_task := _measured(run.rows, system):
+        if by_task := measured(run.rows, system):
             mean = sum(row["success_rate"] for row in by_task.values()) / len(by_task)
             tiles.append((f"{mean:.1f}\u00a0%", f"{system}: {text}", False))
     if not tiles:
         return page.missing("No results.json with base, sft or rl: nothing was evaluated yet.")
-    gains = _gains(run)
+    gains = gains_of(run)
     for gain in gains[:1]:
         low, high = gain["gain_ci95"]
         tiles.append((f"{gain['gain']:+.1f}", f"points, RL over SFT [{low:+.1f},\u00a0{high:+.1f}]", True))
@@ -209,12 +141,12 @@ def _headline(run: Run) -> str:
 
 
 def _by_task(run: Run) -> str:
-    per_system = {system: by_task for system in STAGES if (by_task := _measured(run.rows, system))}
+    per_system = {system: by_task for system in STAGES if (by_task := measured(run.rows, system))}
     if not per_system:
         return ""
     rows = [row for by_task in per_system.values() for row in by_task.values()]
     high = min(100.0, 1.1 * max((row["success_rate_ci95"] or [0.0, row["success_rate"]])[1] for row in rows))
-    gains = {gain["task"]: _gain_short(gain) for gain in _gains(run)}
+    gains = {gain["task"]: _gain_short(gain) for gain in gains_of(run)}
     figures = []
     for task in tasks_of(rows):
         estimates = [_estimate(by_task[task]) for by_task in per_system.values() if task in by_task]
@@ -275,10 +207,9 @@ def _seconds(run: Run, scalars: curves.Scalars) -> str:
 
 
 def _bars(name: str, seconds: Mapping[str, float]) -> str:
-    longest = max(*seconds.values(), 1e-9) if len(seconds) > 1 else max(1e-9, *seconds.values(), 0.0)
-    total = sum(seconds.values())
+    longest, total = max(1e-9, *seconds.values()), max(1e-9, sum(seconds.values()))
     lines = "".join(
-        f"<tr><td>{escape(part)}</td><td>{value:.3g}</td><td>{value / total if total else 0:.0%}</td>"
+        f"<tr><td>{escape(part)}</td><td>{value:.3g}</td><td>{value / total:.0%}</td>"
         f'<td class="wide"><span class="share" style="width:{100 * value / longest:.1f}%"></span></td></tr>'
         for part, value in seconds.items()
     )
@@ -291,8 +222,10 @@ def _table(rows: Sequence[Row]) -> str:
         return page.section("Results", page.missing("No results.json: there is no table to show."))
     tasks = tasks_of(rows)
     cells = {(row["system"], row["source"], row["task"]): row for row in rows}
-    groups = "".join(f'<th class="group" colspan="{len(COLUMNS)}">{escape(task_title(task))}</th>' for task in tasks)
-    names = "".join(f"<th{_group(i)}>{name}</th>" for _ in tasks for i, name in enumerate(COLUMNS))
+    groups = "".join(
+        f'<th class="group" colspan="{len(COLUMNS) + 1}">{escape(task_title(task))}</th>' for task in tasks
+    )
+    names = "".join(f"<th{_group(i)}>{name}</th>" for _ in tasks for i, name in enumerate([*COLUMNS, "95 %"]))
     lines = []
     for system, source in systems_of(rows):
         line = "".join(_cells(cells.get((system, source, task))) for task in tasks)
@@ -304,12 +237,11 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row | None) -> str:
-    if row is None:
-        return "".join(f"<td{_group(i)}></td>" for i in range(len(COLUMNS)))
-    values = [f"{row[key]:.1f}" for key in COLUMNS.values()]  # type: ignore[literal-required]
-    if row["success_rate_ci95"] is not None:
-        low, high = row["success_rate_ci95"]
-        values[-1] += f" <small>{low:.1f}–{high:.1f}</small>"
+    values = [""] * (len(COLUMNS) + 1)
+    if row is not None:
+        values = [f"{row[key]:.1f}" for key in COLUMNS.values()]  # type: ignore[literal-required]
+        bounds = row["success_rate_ci95"]
+        values.append("" if bounds is None else f"<small>{bounds[0]:.1f}–{bounds[1]:.1f}</small>")
     return "".join(f"<td{_group(i)}>{value}</td>" for i, value in enumerate(values))
 
 
