@@ -68,6 +68,4 @@ def grpo_loss(
     kl_weight: float = 0.0,
 ) -> GrpoTerms:
     """See `grpo_loss_reference`, the form that runs everywhere."""
-    return grpo_loss_reference(
-        v, x, next_x, advantage_B, coefficients_B3, clip_range, old_log_prob_B, v_ref, kl_weight
-    )
+    return grpo_loss_reference(v, x, next_x, advantage_B, coefficients_B3, clip_range, old_log_prob_B, v_ref, kl_weight)

@@ -25,7 +25,10 @@ def log_prob_reference(x: Tensor, v: Tensor, next_x: Tensor, coefficients_B3: Te
     a_B1, b_B1, std_B1 = coefficients_B3.float().split(1, dim=1)
     residual = next_x.flatten(1).float() - a_B1 * x.flatten(1).float() - b_B1 * v.flatten(1).float()
     std_B = coefficients_B3[:, 2]
-    return residual.square().mean(1) * (-0.5 / std_B.square()).float() - (std_B.log() + 0.5 * math.log(2 * math.pi)).float()
+    return (
+        residual.square().mean(1) * (-0.5 / std_B.square()).float()
+        - (std_B.log() + 0.5 * math.log(2 * math.pi)).float()
+    )
 
 
 def sde_step_reference(

@@ -1,5 +1,6 @@
 """Puzzles as the model sees them: task numbers, first frames, planner's videos."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,23 @@ def generate_all(config: Config, world: World, split: str, number: int) -> dict[
     if config.data.dir and split in ("train", "test"):
         return {task: _read(Path(config.data.dir), split, task, number) for task in config.data.tasks}
     return {
-        task: [p for part in world.gather([generate(config, split, task, i) for i in world.share(number)]) for p in part]
+        task: [
+            p for part in world.gather([generate(config, split, task, i) for i in world.share(number)]) for p in part
+        ]
         for task in config.data.tasks
     }
+
+
+def read_split(run_dir: Path, split: str) -> dict[str, list[Puzzle]]:
+    """The puzzles of a run's split, by task. Raises UserError if the data stage has not been run."""
+    path = run_dir / "puzzles" / f"{split}.jsonl"
+    if not path.exists():
+        raise UserError(f"{path} is missing; run --stage data first")
+    by_task: dict[str, list[Puzzle]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        puzzle = puzzles.from_json(json.loads(line))
+        by_task.setdefault(puzzle.task, []).append(puzzle)
+    return by_task
 
 
 def _read(folder: Path, split: str, task: str, number: int) -> list[Puzzle]:

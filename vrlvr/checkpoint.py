@@ -73,7 +73,9 @@ class Checkpoints:
         try:
             write()
         except OSError as error:
-            raise UserError(f"a checkpoint could not be written ({error}); free some disk space, then --resume auto") from error
+            raise UserError(
+                f"a checkpoint could not be written ({error}); free some disk space, then --resume auto"
+            ) from error
 
 
 def write_folder(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:

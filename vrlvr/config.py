@@ -144,12 +144,16 @@ class EvalConfig:
 
 @dataclass
 class Config:
-    """A whole run: run_dir receives everything; stage picks a part; resume auto goes on from the last checkpoint."""
+    """A whole run: run_dir receives everything; stage picks a part; resume auto goes on from the last checkpoint.
+
+    init_from: another run, whose puzzles, codec and SFT policy a run of --stage grpo starts from.
+    """
 
     run_dir: str = "runs/tiny"
     seed: int = 1
     stage: Stage = "all"
     resume: Literal["never", "auto"] = "never"
+    init_from: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -182,7 +186,9 @@ def check(config: Config, world_size: int = 1) -> None:
     if grpo.group_size < 2:
         raise UserError(f"grpo.group_size={grpo.group_size} gives no advantage within a group; use at least 2")
     if grpo.puzzles < world_size:
-        raise UserError(f"grpo.puzzles={grpo.puzzles} is fewer than the {world_size} processes; use at least {world_size}")
+        raise UserError(
+            f"grpo.puzzles={grpo.puzzles} is fewer than the {world_size} processes; use at least {world_size}"
+        )
     if not 1 <= num_sde_steps(config) < steps:
         raise UserError(
             f"grpo.sde_steps={grpo.sde_steps} must be from 1 to {steps - 1} of the sampler's {steps} steps, whose last one "
@@ -196,8 +202,14 @@ def check(config: Config, world_size: int = 1) -> None:
         if not weights:
             raise UserError(f"grpo.reward has no weights for {task}; give some of {', '.join(components)}")
         if unknown := sorted(set(weights) - set(components)):
-            raise UserError(f"grpo.reward.{task} names {', '.join(unknown)}; the components are {', '.join(components)}")
-    for name, value in (("sft.batch_size", config.sft.batch_size), ("grpo.updates", grpo.updates), ("eval.noise_seeds", config.eval.noise_seeds)):
+            raise UserError(
+                f"grpo.reward.{task} names {', '.join(unknown)}; the components are {', '.join(components)}"
+            )
+    for name, value in (
+        ("sft.batch_size", config.sft.batch_size),
+        ("grpo.updates", grpo.updates),
+        ("eval.noise_seeds", config.eval.noise_seeds),
+    ):
         if value < 1:
             raise UserError(f"{name}={value} must be at least 1")
     if not 0 < grpo.keep_fraction <= 1:

@@ -66,7 +66,9 @@ def train_grpo(
         begin = time.perf_counter()
         numbers = [progress.step * grpo.puzzles + i for i in world.share(grpo.puzzles)]
         prompts = prompts_of([puzzle_number(config, n) for n in numbers], config, codec, device)
-        samples_B = torch.tensor([n * grpo.group_size + g for n in numbers for g in range(grpo.group_size)], device=device)
+        samples_B = torch.tensor(
+            [n * grpo.group_size + g for n in numbers for g in range(grpo.group_size)], device=device
+        )
         trajectory = sample(
             policy, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, config.seed, grpo.shared_noise
         )

@@ -20,7 +20,9 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "vrlvr train") -> 
 
     Raises UserError, one line, for an unknown key (naming the nearest one) or a value of the wrong kind.
     """
-    parser = ArgumentParser(prog=prog, description="Trains a video policy: data, SFT, SDE-GRPO, evaluation.", exit_on_error=False)
+    parser = ArgumentParser(
+        prog=prog, description="Trains a video policy: data, SFT, SDE-GRPO, evaluation.", exit_on_error=False
+    )
     parser.add_argument("--config", action="config", help="a YAML file with any of the options below")
     parser.add_class_arguments(Config)
     try:
@@ -32,13 +34,14 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "vrlvr train") -> 
 
 def save(config: Config, path: Path) -> None:
     """Writes every option, resolved, as YAML that --config reads back."""
-    write_text(path, yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+    write_text(path, yaml.safe_dump(plain(asdict(config)), sort_keys=False))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Nested options as YAML holds them: tuples become lists."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _keys(section: Any, prefix: str = "") -> Iterator[str]:

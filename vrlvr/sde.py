@@ -27,7 +27,9 @@ def shifted(s: float, shift: float) -> float:
     return shift * s / (1 + (shift - 1) * s)
 
 
-def sigma_schedule(num_steps: int, shift: float, tail_start: int | None = None, tail_steps: int | None = None) -> list[float]:
+def sigma_schedule(
+    num_steps: int, shift: float, tail_start: int | None = None, tail_steps: int | None = None
+) -> list[float]:
     """num_steps + 1 sigmas from 1 to 0, evenly spaced before the shift.
 
     With tail_steps, the part after step tail_start is walked in that many (coarser) steps instead, on a subset of the grid.

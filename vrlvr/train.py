@@ -3,43 +3,120 @@
 torchrun vrlvr/train.py [--config configs/X.yaml] [--stage data|sft|grpo|eval|all] [--section.field VALUE ...]
 """
 
+import copy
+import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from vrlvr import options
-from vrlvr.batches import generate_all
-from vrlvr.checkpoint import Checkpoints, read_tensors
+from vrlvr.atomic_write import write_text
+from vrlvr.batches import generate_all, read_split, videos_of
+from vrlvr.build import build_policy, load_codec, load_policy, save_codec
+from vrlvr.checkpoint import Checkpoints
 from vrlvr.config import Config, check
 from vrlvr.distributed import World, end_world, start_world
 from vrlvr.errors import UserError
+from vrlvr.evaluation.report import write_report, write_results_md
+from vrlvr.evaluation.run import evaluate_systems
+from vrlvr.evaluation.tables import print_table, read_gains, read_results
 from vrlvr.grpo import train_grpo
-from vrlvr.models.dit import WanConfig, WanTransformer
-from vrlvr.models.text import TaskEmbedding
 from vrlvr.models.tiny_codec import TinyCodec
-from vrlvr.policy import Policy
+from vrlvr.run_dir import facts, open_run
 from vrlvr.run_log import RunLog
 from vrlvr.sft import train_sft
 
+_CODEC_SAMPLE = 300  # videos a task whose moments whiten the tiny codec
 
-def build_policy(config: Config, codec: TinyCodec, device: torch.device) -> Policy:
-    """A policy from scratch, the same on every rank and for every number of ranks."""
-    torch.manual_seed(config.seed)
-    model, channels = config.model, codec.latent_channels
-    dit = WanTransformer(
-        WanConfig(
-            patch_size=model.patch_size,
-            num_attention_heads=model.num_attention_heads,
-            attention_head_dim=model.attention_head_dim,
-            in_channels=channels * (2 if model.conditioning == "concat" else 1),
-            out_channels=channels,
-            text_dim=model.text_dim,
-            freq_dim=model.freq_dim,
-            ffn_dim=model.ffn_dim,
-            num_layers=model.num_layers,
-        )
-    )
-    dit.init_weights()
-    return Policy(dit, TaskEmbedding(len(config.data.tasks), model.text_dim), model.conditioning).to(device)
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the stages that the command line asks for. Returns the exit code: 2 after bad input, told in one line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        config = options.parse(arguments)
+        check(config, int(os.environ.get("WORLD_SIZE", "1")))
+        world = start_world()
+        try:
+            train(config, world, arguments)
+        finally:
+            end_world()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"vrlvr: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(config: Config, world: World, arguments: list[str]) -> None:
+    """All stages in their order, each from what the one before left in run_dir."""
+    begin, run_dir = time.perf_counter(), Path(config.run_dir)
+    said = open_run(config) if world.is_main else None
+    world.barrier()
+    with RunLog(run_dir, enabled=world.is_main) as log:
+        if said:
+            log.say(said)
+        for stage in STAGES:
+            if config.stage in (stage, "all"):
+                STAGES[stage](config, world, log, run_dir)
+        if config.stage in ("eval", "all") and world.is_main:
+            run_facts = facts(config, arguments, world.size) | {"seconds": round(time.perf_counter() - begin, 1)}
+            write_text(run_dir / "run.json", json.dumps(run_facts, indent=1))
+    if config.stage in ("eval", "all") and world.is_main:
+        write_results_md(run_dir)
+        print_table(read_results(run_dir / "results.json"))
+        for gain in read_gains(run_dir / "gains.json"):
+            low, high = gain["gain_ci95"]
+            print(
+                f"{gain['before']} -> {gain['after']} on {gain['task']}: {gain['gain']:+.1f} points ({low:+.1f} to {high:+.1f})"
+            )
+        print(f"{time.perf_counter() - begin:.0f} s in all; open {write_report(run_dir)}")
+
+
+def make_data(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
+    """Draws the puzzles of SFT, validation and test, and fits the codec to the first. RL draws its own as it goes."""
+    if config.resume == "auto" and (run_dir / "codec").exists():
+        return
+    sizes = {"test": config.data.num_test, "val": config.data.num_val, "train": config.data.num_train}
+    for i, (split, number) in enumerate(sizes.items(), start=1):
+        split_puzzles = generate_all(config, world, split, number)
+        if world.is_main:
+            lines = [json.dumps(p.to_json(), sort_keys=True) for batch in split_puzzles.values() for p in batch]
+            write_text(run_dir / "puzzles" / f"{split}.jsonl", "\n".join(lines) + "\n")
+        log.log("data", i, len(sizes), num_puzzles=number * len(split_puzzles))
+    sample = [p for batch in split_puzzles.values() for p in batch[:_CODEC_SAMPLE]]
+    save_codec(TinyCodec.fit(videos_of(sample, config.data)), run_dir, world)
+
+
+def run_sft(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
+    """Trains from scratch on the planner's videos."""
+    codec = load_codec(run_dir)
+    checkpoints = Checkpoints(run_dir, world, config.resume == "auto")
+    policy = build_policy(config, codec, world.device)
+    train_sft(config, world, log, checkpoints, policy, codec, read_split(run_dir, "train"), read_split(run_dir, "val"))
+
+
+def run_grpo(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
+    """Trains the SFT policy by reinforcement."""
+    codec = load_codec(run_dir)
+    checkpoints = Checkpoints(run_dir, world, config.resume == "auto")
+    policy = load_policy(config, codec, world.device, run_dir, "sft-final")
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    train_grpo(config, world, log, checkpoints, policy, reference, codec, read_split(run_dir, "val"))
+
+
+def run_eval(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
+    """Tests every system that the run has: the untrained policy, SFT, RL."""
+    codec = load_codec(run_dir)
+    systems = {"base": build_policy(config, codec, world.device)}
+    for name, checkpoint in (("sft", "sft-final"), ("rl", "grpo-final")):
+        if (run_dir / "checkpoints" / checkpoint).exists():
+            systems[name] = load_policy(config, codec, world.device, run_dir, checkpoint)
+    evaluate_systems(config, world, log, run_dir, systems, codec, read_split(run_dir, "test"))
+
+
+STAGES = {"data": make_data, "sft": run_sft, "grpo": run_grpo, "eval": run_eval}
+
+if __name__ == "__main__":
+    sys.exit(main())

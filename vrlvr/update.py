@@ -88,7 +88,9 @@ def build_replay(
         step = trajectory.steps[i]
         shared = len(trajectory.states[i]) < len(advantage_B)
         for samples in _chunks(kept, grpo.micro_batch, group if shared else 1):
-            rows, row_of = torch.unique(samples // group, return_inverse=True) if shared else (samples, torch.arange(len(samples)))
+            rows, row_of = (
+                torch.unique(samples // group, return_inverse=True) if shared else (samples, torch.arange(len(samples)))
+            )
             puzzle = rows if shared else rows // group
             replay.batches.append(
                 Row(

@@ -1,5 +1,8 @@
 """Denoising and judging held-out puzzles with the plain ODE sampler."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,13 +11,18 @@ from vrlvr import puzzles as rooms
 from vrlvr.batches import prompts_of
 from vrlvr.config import Config
 from vrlvr.distributed import World
+from vrlvr.evaluation.metrics import mean_gain, paired_gain, summarise
+from vrlvr.evaluation.tables import write_gains, write_results
 from vrlvr.models.tiny_codec import TinyCodec
 from vrlvr.puzzles import Puzzle
 from vrlvr.puzzles.verdict import Verdict
+from vrlvr.run_log import RunLog
 from vrlvr.sampling import sample
 from vrlvr.sde import ODE, plan_steps, sigma_schedule
+from vrlvr.video_io import grid, write_gif
 
 _EVAL_SEED = 7_000_000_000  # keeps evaluation noise apart from training's
+_SHOWN = 8  # rollouts a task in the GIFs
 
 
 def generate_videos(
@@ -34,9 +42,7 @@ def generate_videos(
     for start in range(0, len(batch), config.eval.batch_size):
         prompts = prompts_of(batch[start : start + config.eval.batch_size], config, codec, device)
         samples_B = torch.tensor(numbers[start : start + config.eval.batch_size], device=device)
-        result = sample(
-            policy, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, _EVAL_SEED + noise_seed
-        )
+        result = sample(policy, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, _EVAL_SEED + noise_seed)
         videos.append(codec.decode(prompts.first_BC1HW, result.latents_BCFHW))
     return np.concatenate(videos)
 
@@ -70,3 +76,53 @@ def success_by_task(
     for puzzle, (verdict,) in zip(everything, verdicts, strict=True):
         solved[puzzle.task].append(verdict.solved)
     return {task: float(np.mean(values)) for task, values in solved.items()}
+
+
+def evaluate_systems(
+    config: Config,
+    world: World,
+    log: RunLog,
+    run_dir: Path,
+    systems: Mapping[str, nn.Module],
+    codec: TinyCodec,
+    test: dict[str, list[Puzzle]],
+) -> None:
+    """Judges every system on every task; writes results.json, gains.json, and GIFs of the first rollouts of SFT and RL."""
+    rows, gains, done = [], [], 0
+    verdicts: dict[tuple[str, str], list[list[Verdict]]] = {}
+    for task, batch in test.items():
+        for system, policy in systems.items():
+            verdicts[system, task] = judge_policy(config, world, policy, codec, batch, range(config.eval.noise_seeds))
+            row = summarise(system, task, verdicts[system, task])
+            rows.append(row)
+            done += 1
+            log.log("eval", done, len(test) * len(systems), **{f"success_{system}_{task}": row["success_rate"] / 100})
+        if {"sft", "rl"} <= systems.keys():
+            gains.append(paired_gain("sft", "rl", task, verdicts["sft", task], verdicts["rl", task]))
+    if world.is_main:
+        write_results(run_dir / "results.json", rows)
+        write_gains(run_dir / "gains.json", [*gains, mean_gain(gains)] if gains else [])
+        for system, name in (("sft", "before"), ("rl", "after")):
+            if system in systems:
+                _write_rollouts(config, world, run_dir / f"rollouts_{name}.gif", systems[system], codec, test)
+
+
+def _write_rollouts(
+    config: Config, world: World, path: Path, policy: nn.Module, codec: TinyCodec, test: dict[str, list[Puzzle]]
+) -> None:
+    """A row of rollouts a task, on the same puzzles and noise for every system; solved ones framed green, others red."""
+    videos = []
+    for batch in test.values():
+        shown = batch[:_SHOWN]
+        rollouts = generate_videos(config, world.device, policy, codec, shown, range(len(shown)), noise_seed=0)
+        verdicts = rooms.verify_many(shown, rollouts)
+        videos += [_framed(video, v.solved) for video, v in zip(rollouts, verdicts, strict=True)]
+    write_gif(path, grid(np.stack(videos), columns=_SHOWN), fps=2, scale=max(1, 64 // config.data.height))
+
+
+def _framed(video_TYXC: np.ndarray, solved: bool) -> np.ndarray:
+    framed = np.pad(video_TYXC, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    inside = np.zeros(framed.shape[1:3], bool)
+    inside[1:-1, 1:-1] = True
+    framed[:, ~inside] = (60, 180, 90) if solved else (210, 60, 60)
+    return framed

@@ -83,13 +83,17 @@ def save(puzzle: Puzzle, path: Path) -> None:
     path.write_text(json.dumps(puzzle.to_json(), sort_keys=True) + "\n", encoding="utf-8")
 
 
+def from_json(data: dict[str, Any]) -> Puzzle:
+    """The puzzle of a `to_json`. Raises ValueError or KeyError if it is none."""
+    task = data["task"]
+    if task not in ROOMS:
+        raise ValueError(f"task {task!r} is unknown; known are {', '.join(ROOMS)}")
+    return ROOMS[task].Puzzle.from_json(data)
+
+
 def load(path: Path) -> Puzzle:
     """Reads a puzzle written by `save`. Raises ValueError with one line if the file is no puzzle."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        task = data["task"]
-        if task not in ROOMS:
-            raise ValueError(f"task {task!r} is unknown; known are {', '.join(ROOMS)}")
-        return ROOMS[task].Puzzle.from_json(data)
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no puzzle file ({error}); use one written by `vrlvr data`") from error

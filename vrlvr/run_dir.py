@@ -1,0 +1,120 @@
+"""The folder of a run: begun afresh, or gone on with if its options allow it."""
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from vrlvr import __version__, options
+from vrlvr.config import Config
+from vrlvr.errors import UserError
+
+# Options that may differ between the sessions of one run.
+_FREE = {"stage", "resume", "run_dir", "init_from", "eval"}
+
+
+def open_run(config: Config) -> str | None:
+    """Prepares run_dir and writes config.yaml; returns a sentence for the user, if there is something to say.
+
+    A run that starts from scratch moves a former one aside. One that goes on must agree with what was trained: raises
+    UserError with the options that differ, or if a stage would be trained over its own checkpoints without --resume auto.
+    """
+    run_dir, said = Path(config.run_dir), None
+    from_scratch = config.resume == "never" and config.stage in ("all", "data")
+    try:
+        if from_scratch and run_dir.is_dir() and any(run_dir.iterdir()):
+            aside = next(p for i in range(1, 10**6) if not (p := run_dir.with_name(f"{run_dir.name}.{i}")).exists())
+            run_dir.rename(aside)
+            said = f"the former {run_dir} is now {aside}"
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir} cannot be used ({error}); choose another one") from error
+    if (run_dir / "config.yaml").exists():
+        _check_drift(config, run_dir)
+    if config.resume == "never" and (run_dir / "checkpoints" / f"latest-{config.stage}").exists():
+        raise UserError(
+            f"{run_dir} already holds checkpoints of stage {config.stage}; go on with --resume auto, or choose another "
+            f"--run_dir (with --init_from {run_dir} to start from its SFT policy)"
+        )
+    if config.init_from:
+        _adopt(Path(config.init_from), run_dir)
+    options.save(config, run_dir / "config.yaml")
+    return said
+
+
+def _adopt(source: Path, run_dir: Path) -> None:
+    """Copies another run's puzzles, codec and SFT policy."""
+    parts = ("puzzles", "codec", "checkpoints/sft-final", "checkpoints/latest-sft")
+    if missing := [part for part in parts if not (source / part).exists()]:
+        raise UserError(f"init_from={source} lacks {', '.join(missing)}; name a run whose data and SFT are complete")
+    for part in parts:
+        target = run_dir / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source / part, target)
+
+
+def _check_drift(config: Config, run_dir: Path) -> None:
+    former = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+    for stage in ("sft", "grpo"):
+        if not (run_dir / "checkpoints" / f"latest-{stage}").exists():
+            former.pop(stage, None)
+    new = options.plain(asdict(config))
+    drift = [
+        d
+        for section in former
+        if section not in _FREE
+        for d in _differences(former[section], new.get(section), section)
+    ]
+    if drift:
+        raise UserError(
+            f"{run_dir} was trained with other options: {'; '.join(drift)}; use these, or another --run_dir"
+        )
+
+
+def _differences(former: Any, new: Any, name: str) -> Iterator[str]:
+    if isinstance(former, dict) and isinstance(new, dict):
+        for key in sorted(former.keys() | new.keys()):
+            yield from _differences(former.get(key), new.get(key), f"{name}.{key}")
+    elif former != new:
+        yield f"{name} was {former}, now {new}"
+
+
+def facts(config: Config, arguments: list[str], world_size: int) -> dict[str, Any]:
+    """What a reader needs to judge or repeat a run: command, commit, versions, hardware."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "command": shlex.join(["vrlvr", "train", *arguments]),
+        "processes": world_size,
+        "seed": config.seed,
+        "vrlvr": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "hardware": gpu or f"{os.cpu_count()} CPU cores ({platform.machine()}, {sys.platform})",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _commit() -> str:
+    """The checkout's commit, marked if files differ from it; `unknown` outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(here)]
+        commit = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
