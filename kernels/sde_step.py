@@ -22,7 +22,7 @@ def log_prob_reference(x: Tensor, v: Tensor, next_x: Tensor, coefficients_B3: Te
     coefficients_B3: (a, b, std) of each sample's step, float64; std must be positive.
     Differentiable in v: d log p / d v = b (next - a x - b v) / (std^2 D).
     """
-    a_B1, b_B1, std_B1 = coefficients_B3.float().split(1, dim=1)
+    a_B1, b_B1, _ = coefficients_B3.float().split(1, dim=1)
     residual = next_x.flatten(1).float() - a_B1 * x.flatten(1).float() - b_B1 * v.flatten(1).float()
     std_B = coefficients_B3[:, 2]
     return (

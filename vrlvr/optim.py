@@ -28,7 +28,10 @@ def cosine_decay(step: int, total: int, decay_fraction: float) -> float:
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Scales the gradients to a norm of at most max_norm; returns the norm before. Raises FloatingPointError if it is not finite."""
+    """Scales the gradients to a norm of at most max_norm; returns the norm before.
+
+    Raises FloatingPointError if it is not finite.
+    """
     norm = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], max_norm).item()
     if not math.isfinite(norm):
         raise FloatingPointError(f"the gradient norm is {norm}: lower the learning rate or the noise level")

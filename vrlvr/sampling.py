@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from vrlvr_kernels.philox import normal_reference
-from vrlvr_kernels.sde_step import sde_step
 
 from vrlvr.sde import Step
+from vrlvr_kernels.philox import normal_reference
+from vrlvr_kernels.sde_step import sde_step
 
 INITIAL_STREAM = 0
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -4,6 +4,7 @@ x_s = (1 - s) x0 + s noise and v = noise - x0; sigma s runs from 1 to 0. Everyth
 timestep or testing it for equality near s = 1 is how public trainers got their early steps wrong.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -71,5 +72,5 @@ def plan_steps(sigmas: list[float], sampler: str, noise_level: float, sde_steps:
     """Early-Step Focus: the first sde_steps steps inject noise (and are trained), the rest follow the ODE."""
     return [
         coefficients(sampler if i < sde_steps else ODE, s, n, noise_level)
-        for i, (s, n) in enumerate(zip(sigmas, sigmas[1:], strict=False))
+        for i, (s, n) in enumerate(itertools.pairwise(sigmas))
     ]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from vrlvr_kernels.philox import normal_reference
 
 from vrlvr.batches import prompts_of, videos_of
 from vrlvr.checkpoint import Checkpoints, TrainState
@@ -19,6 +18,7 @@ from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
 from vrlvr.run_log import RunLog
 from vrlvr.sde import shifted
+from vrlvr_kernels.philox import normal_reference
 
 SFT_STREAM = 2
 

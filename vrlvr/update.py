@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from vrlvr_kernels.grpo_loss import grpo_loss
 
 from vrlvr.batches import Prompts
 from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.policy import Policy
 from vrlvr.sampling import Trajectory
+from vrlvr_kernels.grpo_loss import grpo_loss
 
 
 @dataclass

@@ -113,7 +113,9 @@ def read(
         sampled = video
     else:
         sampled = np.take(np.take(video, ys, axis=-3), xs, axis=-2)
-    cells = sampled.reshape(-1, rows, n, cols, n, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, n * n, 3).astype(np.float32)
+    cells = (
+        sampled.reshape(-1, rows, n, cols, n, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, n * n, 3).astype(np.float32)
+    )
     tone = weights.reshape(2, -1)
     means = np.matmul(tone, cells)  # (cells, 2, 3)
     power = np.einsum("pns,s->pn", np.square(cells), np.full(3, 1.0, np.float32)) @ tone.mean(0)  # mean |pixel|^2

@@ -1,12 +1,12 @@
 """FlowFree boards by rule: a random walk over partitions of the grid into paths, until one makes a good puzzle."""
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from vrlvr.puzzles.chance import Draw, pick, stable_draws
 from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS, MAX_SIDE, Puzzle, canonical_key
 from vrlvr.puzzles.flow_free.render import num_moves
 from vrlvr.puzzles.flow_free.solve import count_solutions
@@ -72,8 +72,8 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
     Raises ValueError if none is met among 20,000 candidates.
     """
     rows, cols = difficulty.rows, difficulty.cols
-    draw = random.Random(int(rng.integers(2**63))).random  # the one method that is promised to be stable for ever
-    colours, longest = difficulty.mixes[int(draw() * len(difficulty.mixes))]
+    draw = stable_draws(rng)
+    colours, longest = pick(draw, difficulty.mixes)
     walk = _Walk(difficulty, colours, longest, draw)
     walk.run(_MIXING * rows * cols)
     for _ in range(_MAX_CANDIDATES):
@@ -91,7 +91,7 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
 class _Walk:
     """A random walk over partitions of the grid into a fixed number of paths, from a snake cut into equal lengths."""
 
-    def __init__(self, difficulty: Difficulty, colours: int, longest: int, draw: Callable[[], float]) -> None:
+    def __init__(self, difficulty: Difficulty, colours: int, longest: int, draw: Draw) -> None:
         rows, cols = difficulty.rows, difficulty.cols
         snake = [row * cols + (cols - 1 - col if row % 2 else col) for row in range(rows) for col in range(cols)]
         cuts = [len(snake) * i // colours for i in range(colours + 1)]
@@ -118,8 +118,7 @@ class _Walk:
             path = paths[i]
             if draw() < 0.5:
                 path.reverse()
-            choices = self._beside[path[-1]]
-            y = choices[int(draw() * len(choices))]
+            y = pick(draw, self._beside[path[-1]])
             j = owner[y]
             other = paths[j]
             at = other.index(y)
