@@ -8,17 +8,12 @@ from typing import Literal
 
 from vrlvr.errors import UserError
 from vrlvr.policy import Conditioning
-from vrlvr.puzzles import ROOMS
+from vrlvr.puzzles import DENSE_REWARD, ROOMS
 from vrlvr.puzzles.flow_free import Difficulty as FlowFreeDifficulty
 from vrlvr.puzzles.maze import Difficulty as MazeDifficulty
 from vrlvr.puzzles.sokoban import Difficulty as SokobanDifficulty
 
 Stage = Literal["all", "data", "sft", "grpo", "eval"]
-DENSE_REWARD = {
-    "maze": {"solved": 0.6, "progress": 0.4, "error": -0.2},
-    "flowfree": {"solved": 0.4, "progress": 0.2, "filled": 0.2, "process": 0.2, "error": -0.2},
-    "sokoban": {"solved": 0.6, "progress": 0.4, "error": -0.2},
-}
 
 
 @dataclass

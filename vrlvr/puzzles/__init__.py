@@ -29,6 +29,12 @@ from vrlvr.puzzles.verdict import Verdict
 
 ROOMS: dict[str, Any] = {"maze": maze, "flowfree": flow_free, "sokoban": sokoban}
 Puzzle = maze.Puzzle | flow_free.Puzzle | sokoban.Puzzle
+# Default weights of the components, {task: {component: weight}}; a solved, clean video earns 1.
+DENSE_REWARD = {
+    "maze": {"solved": 0.6, "progress": 0.4, "error": -0.2},
+    "flowfree": {"solved": 0.4, "progress": 0.2, "filled": 0.2, "process": 0.2, "error": -0.2},
+    "sokoban": {"solved": 0.6, "progress": 0.4, "error": -0.2},
+}
 
 
 def room_of(puzzle: Puzzle) -> Any:

@@ -1,0 +1,94 @@
+"""The console script: vrlvr train | data | eval | verify."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from vrlvr import dataset, puzzles
+from vrlvr.errors import UserError
+from vrlvr.puzzles.verdict import reward
+from vrlvr.video_io import read_mp4
+
+USAGE = """usage: vrlvr COMMAND [options]
+
+  train    train a video policy: data, SFT, SDE-GRPO, evaluation (all options of configs/*.yaml)
+  data     make puzzle videos:   --out DIR --num_train N --num_test N [--seed S] [--height H] [--width W] ...
+  eval     test a trained run:   --run_dir DIR
+  verify   judge one video:      VIDEO.mp4 --puzzle PUZZLE.json [--json]
+
+`vrlvr COMMAND --help` lists a command's options."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns the exit code: 0; 2 after bad input, told in one line; verify also 1 if not solved."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"command {command!r} does not exist; use one of {', '.join(COMMANDS)}")
+        return COMMANDS[command](rest)
+    except UserError as error:
+        print(f"vrlvr: {error}", file=sys.stderr)
+        return 2
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from vrlvr.train import main as train  # torch takes seconds to import; data and verify do without
+
+    return train(arguments)
+
+
+def _eval(arguments: Sequence[str]) -> int:
+    return _train([*arguments, "--stage", "eval"])
+
+
+def _data(arguments: Sequence[str]) -> int:
+    parser = ArgumentParser(prog="vrlvr data", exit_on_error=False)
+    parser.add_function_arguments(dataset.build)
+    options = _parsed(parser, arguments)
+    dataset.build(**options.as_dict())
+    return 0
+
+
+def _verify(arguments: Sequence[str]) -> int:
+    """Judges a video. Exit code 0 if it is solved, 1 if not."""
+    parser = ArgumentParser(prog="vrlvr verify", exit_on_error=False)
+    parser.add_argument("video", type=str, help="an mp4 file of any size that the board fits")
+    parser.add_argument("--puzzle", type=str, required=True, help="the puzzle's JSON, as written by vrlvr data")
+    parser.add_argument("--json", action="store_true", help="print the whole verdict as JSON")
+    options = _parsed(parser, arguments)
+    video = read_mp4(Path(options.video))
+    try:
+        puzzle = puzzles.load(Path(options.puzzle))
+        verdict = puzzles.verify(puzzle, video)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    dense = reward(verdict, puzzles.DENSE_REWARD[puzzle.task])
+    if options.json:
+        print(json.dumps(asdict(verdict) | {"reward": dense, "f1": verdict.f1}, sort_keys=True))
+    else:
+        why = f", {verdict.broken_rule} at frame {verdict.frame}" if verdict.broken_rule else ""
+        print(f"{'solved' if verdict.solved else 'not solved'}{why}; reward {dense:.3f}, F1 {verdict.f1:.3f}")
+    return 0 if verdict.solved else 1
+
+
+def _parsed(parser: ArgumentParser, arguments: Sequence[str]):
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "data": _data,
+    "eval": _eval,
+    "verify": _verify,
+}
