@@ -15,8 +15,10 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -28,8 +30,9 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vrlvr import puzzles
+from vrlvr.atomic_write import write_text
 from vrlvr.errors import UserError
-from vrlvr.puzzles import ROOMS, Puzzle, board
+from vrlvr.puzzles import ROOMS, board
 from vrlvr.video_io import replacing, write_mp4
 
 FPS = 16
@@ -130,19 +133,7 @@ def build(
         bar = progress.add_task(str(out), total=len(instances), completed=len(instances) - len(missing))
         for done in _make_all(out, recipe, missing, workers or os.cpu_count() or 1):
             progress.advance(bar, done)
-    for name in ("all", *recipe.tasks):
-        _write_metadata(out, f"metadata_{name}.csv", (i for i in instances if name in ("all", i.task)))
-
-
-def load_puzzles(out: Path, split: str, task: str) -> list[Puzzle]:
-    """The puzzles of one split and task of a data set, in order. Raises UserError if there are none or one is broken."""
-    paths = sorted((out / split / task).glob("*.json"))
-    if not paths:
-        raise UserError(f"{out} holds no {split} puzzles of {task}; make them with `vrlvr data --out {out}`")
-    try:
-        return [puzzles.load(path) for path in paths]
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    _write_metadata(out, recipe, instances)
 
 
 def make(out: Path, recipe: Recipe, instance: Instance) -> None:
@@ -179,13 +170,23 @@ def _make_all(out: Path, recipe: Recipe, missing: Sequence[Instance], workers: i
         yield from map(job, chunks)
         return
     # Fresh processes: a forked one could inherit a lock that a thread of a numerical library held.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
         running: set[Future[int]] = {pool.submit(job, chunk) for chunk in islice(chunks, 2 * workers)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-            running |= {pool.submit(job, chunk) for chunk in islice(chunks, len(done))}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                running |= {pool.submit(job, chunk) for chunk in islice(chunks, len(done))}
+        except BrokenProcessPool as error:
+            raise UserError(f"a worker died, as for lack of memory; run again with fewer than {workers}") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Leaves Ctrl-C to the parent, which lets the workers finish their instances."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check(
@@ -231,8 +232,7 @@ def _open(out: Path, recipe: Recipe) -> None:
             raise UserError(f"{out} has files but no manifest.json, so it is no data set; choose an empty folder")
         else:
             out.mkdir(exist_ok=True)
-            with replacing(manifest) as path:
-                path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            write_text(manifest, json.dumps(wanted, indent=2) + "\n")
         for split in ("train", "test"):
             for task in recipe.tasks:
                 (out / split / task).mkdir(parents=True, exist_ok=True)
@@ -252,13 +252,16 @@ def _compare(out: Path, former: dict[str, Any], wanted: dict[str, Any]) -> None:
         )
 
 
-def _write_metadata(out: Path, name: str, instances: Iterable[Instance]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+def _write_metadata(out: Path, recipe: Recipe, instances: Sequence[Instance]) -> None:
+    """One CSV of all instances, and one a task."""
+    rows = []
     for instance in instances:
-        puzzle = puzzles.load(out / f"{instance.stem}.json")
         stem = instance.stem
-        writer.writerow([f"{stem}.mp4", ROOMS[instance.task].prompt(puzzle), f"{stem}.png", f"{stem}.json"])
-    with replacing(out / name) as path:
-        path.write_text(text.getvalue(), encoding="utf-8")
+        prompt = ROOMS[instance.task].prompt(puzzles.load(out / f"{stem}.json"))
+        rows.append((instance.task, (f"{stem}.mp4", prompt, f"{stem}.png", f"{stem}.json")))
+    for name in ("all", *recipe.tasks):
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(row for task, row in rows if name in ("all", task))
+        write_text(out / f"metadata_{name}.csv", text.getvalue())

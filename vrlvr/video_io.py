@@ -4,8 +4,9 @@ Files appear under their name only when complete.
 """
 
 import io
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 from PIL import Image
 
+from vrlvr.atomic_write import writing
 from vrlvr.errors import UserError
 
 # Constant quantiser: no rate control, and boards of flat colours stay near-lossless at about 40 KB for 81 full-size frames.
@@ -27,19 +29,16 @@ MAX_VIDEO_BYTES = 2 * 1024**3
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a name beside `path` to write to, and moves it to `path` at the end: a failure leaves `path` as it was.
 
-    Raises UserError with one line where the file system refuses (full disk, missing folder, no permission).
+    Raises UserError where the file system refuses (full disk, missing folder, no permission).
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or choose a folder that exists and "
-            "is writable"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            with suppress(OSError):  # if even that fails, the error that led here matters more
+                partial.unlink()
 
 
 def write_mp4(
