@@ -13,7 +13,7 @@ from vrlvr import puzzles
 from vrlvr.config import Config, DataConfig
 from vrlvr.distributed import World
 from vrlvr.errors import UserError
-from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.models.codec import Codec
 from vrlvr.puzzles import Puzzle
 
 
@@ -75,7 +75,7 @@ class Prompts:
     task_B: Tensor
 
 
-def prompts_of(batch: Sequence[Puzzle], config: Config, codec: TinyCodec, device: torch.device) -> Prompts:
+def prompts_of(batch: Sequence[Puzzle], config: Config, codec: Codec, device: torch.device) -> Prompts:
     """First frames, encoded, and task numbers."""
     frames = np.stack([puzzles.render_first_frame(p, config.data.height, config.data.width) for p in batch])
     task_B = torch.tensor([config.data.tasks.index(p.task) for p in batch], device=device)

@@ -7,13 +7,14 @@ import torch
 from vrlvr.checkpoint import read_tensors, write_folder
 from vrlvr.config import Config
 from vrlvr.distributed import World
+from vrlvr.models.codec import Codec
 from vrlvr.models.dit import WanConfig, WanTransformer
 from vrlvr.models.text import TaskEmbedding
 from vrlvr.models.tiny_codec import TinyCodec
 from vrlvr.policy import Policy
 
 
-def build_policy(config: Config, codec: TinyCodec, device: torch.device) -> Policy:
+def build_policy(config: Config, codec: Codec, device: torch.device) -> Policy:
     """A policy from scratch, the same on every rank and for every number of ranks."""
     torch.manual_seed(config.seed)
     model, channels = config.model, codec.latent_channels
@@ -34,7 +35,7 @@ def build_policy(config: Config, codec: TinyCodec, device: torch.device) -> Poli
     return Policy(dit, TaskEmbedding(len(config.data.tasks), model.text_dim), model.conditioning).to(device)
 
 
-def load_policy(config: Config, codec: TinyCodec, device: torch.device, run_dir: Path, name: str) -> Policy:
+def load_policy(config: Config, codec: Codec, device: torch.device, run_dir: Path, name: str) -> Policy:
     """The moving average of a checkpoint, ready to be trained on. Raises UserError if the run has no such checkpoint."""
     policy = build_policy(config, codec, device)
     policy.load_state_dict(read_tensors(run_dir / "checkpoints" / name, "ema"))

@@ -19,7 +19,7 @@ from vrlvr.config import Config, num_sde_steps, reward_weights
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
 from vrlvr.evaluation.run import success_by_task
-from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.models.codec import Codec
 from vrlvr.optim import adamw, clip_gradients, cosine_decay, set_lr
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
@@ -46,7 +46,7 @@ def train_grpo(
     checkpoints: Checkpoints,
     policy: Policy,
     reference: Policy,
-    codec: TinyCodec,
+    codec: Codec,
     val: dict[str, list[Puzzle]],
 ) -> Policy:
     """Trains the policy in place and returns its moving average. reference: the frozen SFT policy."""
@@ -63,7 +63,7 @@ def train_grpo(
         lr = set_lr(optimizer, grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction))
         rng = np.random.default_rng(np.random.SeedSequence([config.seed, GRPO_STREAM, progress.step, world.rank]))
 
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         numbers = [progress.step * grpo.puzzles + i for i in world.share(grpo.puzzles)]
         prompts = prompts_of([puzzle_number(config, n) for n in numbers], config, codec, device)
         samples_B = torch.tensor(
@@ -76,6 +76,7 @@ def train_grpo(
 
         scores = score(prompts, trajectory.latents_BCFHW, codec, weights)
         advantage_PG = group_advantages(scores.reward_PG, grpo.advantage_eps)
+        zero_spread = (advantage_PG == 0).all(1).double().tolist()
         if grpo.shuffle_advantages:
             advantage_PG = shuffled(advantage_PG, rng)
         scored = time.perf_counter()
@@ -91,10 +92,11 @@ def train_grpo(
         ema.update(policy, progress.step)
 
         scalars |= score_scalars(prompts, scores)
-        scalars["zero_spread_fraction"] = (advantage_PG == 0).all(1).double().tolist()
+        scalars["zero_spread_fraction"] = zero_spread
         scalars["seconds_rollout"] = [rolled_out - begin]
         scalars["seconds_decode"], scalars["seconds_verify"] = [scores.seconds_decode], [scores.seconds_verify]
         scalars["seconds_update"] = [time.perf_counter() - scored]
+        scalars["seconds_cpu"] = [world.size * (time.process_time() - cpu_begin)]  # the mean over ranks is then their sum
         means = average_over_ranks(world, scalars) | {"lr": lr}
         if progress.step % grpo.validate_every == 0:
             success = success_by_task(config, world, ema.model, codec, val, noise_seed=0)

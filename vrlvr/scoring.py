@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vrlvr.batches import Prompts
-from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.models.codec import Codec
 from vrlvr.puzzles import verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
 
@@ -25,7 +25,7 @@ class Scores:
     seconds_verify: float
 
 
-def score(prompts: Prompts, latents_BCFHW: Tensor, codec: TinyCodec, weights: Weights) -> Scores:
+def score(prompts: Prompts, latents_BCFHW: Tensor, codec: Codec, weights: Weights) -> Scores:
     """Decodes the samples and lets each puzzle's verifier judge them. A verifier's crash is raised, never a reward."""
     group = len(latents_BCFHW) // len(prompts.puzzles)
     begin = time.perf_counter()
@@ -42,7 +42,8 @@ def group_advantages(reward_PG: Tensor, eps: float) -> Tensor:
     """(r - mean) / (std + eps) within each group, population std: GRPO's (arXiv 2402.03300), eps large enough that a group
     of nearly equal rewards is not blown up. Exactly 0 where a group has no spread."""
     centred = reward_PG - reward_PG.mean(1, keepdim=True)
-    return centred / (reward_PG.std(1, correction=0, keepdim=True) + eps)
+    level = (reward_PG == reward_PG[:, :1]).all(1, keepdim=True)  # the mean of equal numbers may differ from them by an ulp
+    return (centred / (reward_PG.std(1, correction=0, keepdim=True) + eps)).masked_fill(level, 0.0)
 
 
 def score_scalars(prompts: Prompts, scores: Scores) -> dict[str, list[float]]:

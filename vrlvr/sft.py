@@ -12,7 +12,7 @@ from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
 from vrlvr.evaluation.run import success_by_task
-from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.models.codec import Codec
 from vrlvr.optim import adamw, clip_gradients, set_lr
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
@@ -38,7 +38,7 @@ def train_sft(
     log: RunLog,
     checkpoints: Checkpoints,
     policy: Policy,
-    codec: TinyCodec,
+    codec: Codec,
     train: dict[str, list[Puzzle]],
     val: dict[str, list[Puzzle]],
 ) -> Policy:
@@ -93,7 +93,7 @@ class _Encoded:
     task: Tensor
 
     @classmethod
-    def of(cls, batch: list[Puzzle], config: Config, codec: TinyCodec, device: torch.device) -> "_Encoded":
+    def of(cls, batch: list[Puzzle], config: Config, codec: Codec, device: torch.device) -> "_Encoded":
         prompts = prompts_of(batch, config, codec, device)
         return cls(codec.encode(videos_of(batch, config.data)).to(device), prompts.first_BC1HW, prompts.task_B)
 

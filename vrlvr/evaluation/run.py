@@ -13,7 +13,7 @@ from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.evaluation.metrics import mean_gain, paired_gain, summarise
 from vrlvr.evaluation.tables import write_gains, write_results
-from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.models.codec import Codec
 from vrlvr.puzzles import Puzzle
 from vrlvr.puzzles.verdict import Verdict
 from vrlvr.run_log import RunLog
@@ -29,7 +29,7 @@ def generate_videos(
     config: Config,
     device: torch.device,
     policy: nn.Module,
-    codec: TinyCodec,
+    codec: Codec,
     batch: list[Puzzle],
     numbers: range,
     noise_seed: int,
@@ -48,7 +48,7 @@ def generate_videos(
 
 
 def judge_policy(
-    config: Config, world: World, policy: nn.Module, codec: TinyCodec, batch: list[Puzzle], noise_seeds: range
+    config: Config, world: World, policy: nn.Module, codec: Codec, batch: list[Puzzle], noise_seeds: range
 ) -> list[list[Verdict]]:
     """For each puzzle one Verdict per noise seed; ranks share the puzzles and all get every verdict."""
     numbers = world.share(len(batch))
@@ -65,7 +65,7 @@ def success_by_task(
     config: Config,
     world: World,
     policy: nn.Module,
-    codec: TinyCodec,
+    codec: Codec,
     batches: dict[str, list[Puzzle]],
     noise_seed: int,
 ) -> dict[str, float]:
@@ -84,7 +84,7 @@ def evaluate_systems(
     log: RunLog,
     run_dir: Path,
     systems: Mapping[str, nn.Module],
-    codec: TinyCodec,
+    codec: Codec,
     test: dict[str, list[Puzzle]],
 ) -> None:
     """Judges every system on every task; writes results.json, gains.json, and GIFs of the first rollouts of SFT and RL."""
@@ -108,7 +108,7 @@ def evaluate_systems(
 
 
 def _write_rollouts(
-    config: Config, world: World, path: Path, policy: nn.Module, codec: TinyCodec, test: dict[str, list[Puzzle]]
+    config: Config, world: World, path: Path, policy: nn.Module, codec: Codec, test: dict[str, list[Puzzle]]
 ) -> None:
     """A row of rollouts a task, on the same puzzles and noise for every system; solved ones framed green, others red."""
     videos = []
