@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ class Checkpoints:
             tensors = {"model": state.model.state_dict(), "ema": state.ema.model.state_dict()}
             tensors["optimizer"] = _optimizer_tensors(state.optimizer)
             write_folder(self.folder / name, tensors, {"stage": stage, "progress": dataclasses.asdict(state.progress)})
-            self._guarded(lambda: write_text(self._pointer(stage), name + "\n"))
+            write_text(self._pointer(stage), name + "\n")
         self.world.barrier()
 
     def restore(self, stage: str, state: TrainState) -> bool:
@@ -57,8 +56,7 @@ class Checkpoints:
         state.model.load_state_dict(read_tensors(folder, "model"))
         state.ema.model.load_state_dict(read_tensors(folder, "ema"))
         _load_optimizer(state.optimizer, read_tensors(folder, "optimizer"))
-        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
-        for key, value in saved.items():
+        for key, value in _read_progress(folder).items():
             setattr(state.progress, key, value)
         return True
 
@@ -67,15 +65,6 @@ class Checkpoints:
 
     def _pointer(self, stage: str) -> Path:
         return self.folder / f"latest-{stage}"
-
-    @staticmethod
-    def _guarded(write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            raise UserError(
-                f"a checkpoint could not be written ({error}); free some disk space, then --resume auto"
-            ) from error
 
 
 def write_folder(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -110,6 +99,13 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is no readable checkpoint ({error}); use a run whose stage is complete") from error
+
+
+def _read_progress(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'state.json'} is no readable checkpoint ({error!r}); resume another run") from error
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

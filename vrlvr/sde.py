@@ -24,8 +24,11 @@ class Step:
 
 
 def shifted(s: float, shift: float) -> float:
-    """Resolution shift of a sigma (Esser et al. 2024, as in Wan's scheduler): f s / (1 + (f - 1) s)."""
-    return shift * s / (1 + (shift - 1) * s)
+    """Resolution shift of a sigma (Esser et al. 2024, as in Wan's scheduler): f s / (1 + (f - 1) s).
+
+    The denominator is written so that 1 stays exactly 1 for every shift.
+    """
+    return shift * s / ((1 - s) + shift * s)
 
 
 def sigma_schedule(

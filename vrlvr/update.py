@@ -83,7 +83,7 @@ def build_replay(
     advantage_B = advantage_PG.flatten()
     kept = kept_samples(advantage_B, grpo.keep_fraction, world)
     window = [i for i, step in enumerate(trajectory.steps) if step.std > 0]
-    replay = Replay(num_terms=int(world.sum(torch.tensor(len(kept) * len(window)))))
+    replay = Replay(num_terms=int(world.sum(torch.tensor(len(kept) * len(window), device=device))))
     for i in window:
         step = trajectory.steps[i]
         shared = len(trajectory.states[i]) < len(advantage_B)
@@ -111,7 +111,7 @@ def build_replay(
         number = round(grpo.anchor_fraction * len(kept))
         chosen = kept[torch.from_numpy(rng.permutation(len(kept))[:number])]
         at = [late[k] for k in rng.integers(len(late), size=number)]
-        replay.num_anchors = int(world.sum(torch.tensor(number)))
+        replay.num_anchors = int(world.sum(torch.tensor(number, device=device)))
         if number:
             replay.anchor = Anchor(
                 x=torch.stack([trajectory.states[i][b] for i, b in zip(at, chosen.tolist(), strict=True)]),
@@ -123,8 +123,9 @@ def build_replay(
 
 
 def _chunks(kept: Tensor, size: int, group: int) -> list[Tensor]:
-    """Parts of at most size samples; where `group` samples share a row, of at most size rows' samples."""
-    return [part for part in kept.split(size * group) if len(part)]
+    """The kept samples in parts of at most size rows, `group` neighbouring samples sharing a row; none is split."""
+    row = kept // group
+    return [kept[torch.isin(row, part)] for part in row.unique().split(size) if len(part)]
 
 
 def accumulate_gradients(
@@ -132,7 +133,7 @@ def accumulate_gradients(
 ) -> dict[str, list[float]]:
     """Adds the gradient of the mean loss over all ranks' terms to the policy; returns values to average, by name."""
     grpo = config.grpo
-    scalars: dict[str, list[float]] = {"ratio_max_deviation": [0.0], "clip_fraction": [], "kl": []}
+    scalars: dict[str, list[float]] = {"clip_fraction": [], "kl": []}
     for batch in replay.batches:
         sigma_B = torch.full((len(batch.x),), batch.sigma, device=batch.x.device)
         v_rows = policy(batch.x, sigma_B, batch.first, batch.task)
@@ -157,7 +158,8 @@ def accumulate_gradients(
         if first_pass:
             batch.old_log_prob = terms.log_prob_B
             deviation_B = (terms.log_prob_B - batch.rollout_log_prob).exp() - 1
-            scalars["ratio_max_deviation"][0] = max(scalars["ratio_max_deviation"][0], deviation_B.abs().max().item())
+            largest = max([*scalars.get("ratio_max_deviation", []), deviation_B.abs().max().item()])
+            scalars["ratio_max_deviation"] = [largest]
         scalars["clip_fraction"] += terms.clipped_B.tolist()
         scalars["kl"] += terms.kl_B.tolist()
         scalars.setdefault(f"grad_norm_step_{batch.step}", []).append(v_rows.grad.norm().item())

@@ -53,7 +53,7 @@ class TinyCodec:
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, H, W) of the generated latents, the first frame's excluded. Raises UserError if the sizes do not fit."""
         if num_frames % GROUP != 1 or num_frames == 1:
-            raise UserError(f"num_frames={num_frames} must be 1 + 4k; use {num_frames // GROUP * GROUP + 1 or 5}")
+            raise UserError(f"num_frames={num_frames} must be 1 + 4k; use {1 + GROUP * max(1, num_frames // GROUP)}")
         if height % MIN_CELL_PX or width % MIN_CELL_PX:
             raise UserError(f"height={height}, width={width} must be multiples of {MIN_CELL_PX} for the tiny codec")
         return self.latent_channels, num_frames // GROUP, height // MIN_CELL_PX, width // MIN_CELL_PX
