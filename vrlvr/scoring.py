@@ -42,7 +42,7 @@ def group_advantages(reward_PG: Tensor, eps: float) -> Tensor:
     """(r - mean) / (std + eps) within each group, population std: GRPO's (arXiv 2402.03300), eps large enough that a group
     of nearly equal rewards is not blown up. Exactly 0 where a group has no spread."""
     centred = reward_PG - reward_PG.mean(1, keepdim=True)
-    level = (reward_PG == reward_PG[:, :1]).all(1, keepdim=True)  # the mean of equal numbers may differ from them by an ulp
+    level = (reward_PG == reward_PG[:, :1]).all(1, keepdim=True)  # their mean may differ from them by rounding
     return (centred / (reward_PG.std(1, correction=0, keepdim=True) + eps)).masked_fill(level, 0.0)
 
 
