@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import random
 from functools import lru_cache
 
 import numpy as np
@@ -405,6 +406,71 @@ def test_one_changed_cell_unsolves_a_video_that_has_no_time_to_spare(index, fram
         assert label == EMPTY or cell in final[(label - 2) // 2]
 
 
+def naive_solved(puzzle: Puzzle, video: np.ndarray) -> bool:
+    """`solved` by its definition: a whole path of each colour is guessed, and the video compared with it."""
+    frames = video.reshape(len(video), -1)
+    if (frames[0] != states(puzzle, puzzle.solution)[0].ravel()).any() or (frames[-1] == EMPTY).any():
+        return False
+    beside = around(puzzle.rows, puzzle.cols)
+    for colour, (a, b) in enumerate(puzzle.endpoints):
+        own = [set(np.flatnonzero(frame == path_label(colour)).tolist()) for frame in frames]
+        if any(set(np.flatnonzero(frame == endpoint_label(colour)).tolist()) != {a, b} for frame in frames):
+            return False
+        if not any(grows_along(path, own, puzzle.cells_per_move) for path in whole_paths(beside, [a], b, own[-1])):
+            return False
+    return {int(label) for label in np.unique(frames)} <= set(range(1 + 2 * len(puzzle.endpoints)))
+
+
+def whole_paths(beside, path, end, cells):
+    """All paths that go on from `path` through all the cells and then to the end; without both endpoints."""
+    if not cells:
+        if end in beside[path[-1]]:
+            yield path[1:]
+        return
+    for cell in cells & set(beside[path[-1]]):
+        yield from whole_paths(beside, [*path, cell], end, cells - {cell})
+
+
+def grows_along(path, own, limit) -> bool:
+    """Whether every frame shows a beginning and an end of the path, each `limit` cells longer than before at most."""
+    reached = {(0, 0)}
+    for cells in own:
+        reached = {
+            (i, len(cells) - i)
+            for i in range(len(cells) + 1)
+            if set(path[:i]) | set(path[len(path) - len(cells) + i :]) == cells
+            if any(0 <= i - k <= limit and 0 <= len(cells) - i - m <= limit for k, m in reached)
+        }
+    return bool(reached)
+
+
+def random_growth(puzzle: Puzzle, rng: random.Random) -> np.ndarray:
+    """The planner's solution drawn at a random pace from both ends of each path, held for a frame."""
+    cuts = [rng.randrange(len(path) - 1) for path in puzzle.solution]
+    sides = [[list(path[1:-1][:k]), list(path[1:-1][k:])[::-1]] for path, k in zip(puzzle.solution, cuts, strict=True)]
+    moves = []
+    while any(front or back for front, back in sides):
+        moves.append({})
+        for colour, ends in enumerate(sides):
+            counts = [rng.randrange(puzzle.cells_per_move + 1) for _ in ends]
+            moves[-1][colour] = [end.pop(0) for end, count in zip(ends, counts, strict=True) for _ in end[:count]]
+    return paint(puzzle, *moves, {})
+
+
+def test_solved_agrees_with_its_definition():
+    """Random growth on boards with several solutions, in half of the cases with one or two cells changed."""
+    rng = random.Random(0)
+    solved = []
+    for index in range(600):
+        puzzle = dataclasses.replace(make(index % 100, Difficulty(unique_cells=0)), cells_per_move=1 + index // 300)
+        video = random_growth(puzzle, rng)
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            video[rng.randrange(1, len(video))].flat[rng.randrange(16)] = rng.randrange(11)
+        solved.append(judged(puzzle, video).solved)
+        assert solved[-1] == naive_solved(puzzle, video)
+    assert 200 < sum(solved) < 400
+
+
 # ---------------------------------------------------------------------------------------------------------- JSON
 
 
@@ -425,6 +491,7 @@ def test_json_round_trip():
         ({"board": "A..A"}, "board"),
         ({"board": ["." * 16] * 16}, "16x16"),
         ({"cells_per_move": 0}, "cells_per_move=0"),
+        ({"cells_per_move": 9}, "1 to 8"),
         ({"cells_per_move": True}, "cells_per_move=True"),
         ({"paths": [[0, 1, 2, 3]]}, "first endpoint"),
         ({"paths": [[0, 1, 2, 3], [4, 6, 5, 7]]}, "jumps from cell 4 to cell 6"),

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from vrlvr.puzzles.chance import Draw, pick, stable_draws
-from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS, MAX_SIDE, Puzzle, canonical_key
+from vrlvr.puzzles.flow_free.puzzle import MAX_CELLS_PER_MOVE, MAX_COLOURS, MAX_SIDE, Puzzle, canonical_key
 from vrlvr.puzzles.flow_free.render import num_moves
 from vrlvr.puzzles.flow_free.solve import count_solutions
 from vrlvr.puzzles.grid import around
@@ -43,10 +43,10 @@ class Difficulty:
         cells = self.rows * self.cols
         if not 2 <= min(self.rows, self.cols) <= max(self.rows, self.cols) <= MAX_SIDE:
             raise ValueError(f"a board of {self.rows}x{self.cols} must have 2 to {MAX_SIDE} cells a side")
-        if self.min_path < 3 or self.cells_per_move < 1:
-            raise ValueError(
-                f"min_path={self.min_path} must be 3 or more and cells_per_move={self.cells_per_move} 1 or more"
-            )
+        if self.min_path < 3:
+            raise ValueError(f"min_path={self.min_path} must be 3 or more, both endpoints included")
+        if not 1 <= self.cells_per_move <= MAX_CELLS_PER_MOVE:
+            raise ValueError(f"cells_per_move={self.cells_per_move} must lie within 1 to {MAX_CELLS_PER_MOVE}")
         if not 0 < self.alongside <= 1:
             raise ValueError(f"alongside={self.alongside} must be above 0 and at most 1")
         if not self.mixes:

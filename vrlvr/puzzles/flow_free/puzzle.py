@@ -16,6 +16,7 @@ Path = tuple[int, ...]
 
 MAX_COLOURS = 8
 MAX_SIDE = 15
+MAX_CELLS_PER_MOVE = 8
 LETTERS = "ABCDEFGH"
 
 
@@ -76,8 +77,8 @@ class Puzzle:
             raise ValueError(f"colour {wrong[0]} has {len(by_colour[wrong[0]])} endpoints on the board; give it 2")
         endpoints = tuple((pair[0], pair[1]) for pair in by_colour.values())
         cells_per_move = data["cells_per_move"]
-        if type(cells_per_move) is not int or cells_per_move < 1:
-            raise ValueError(f"cells_per_move={cells_per_move!r} must be an integer of at least 1")
+        if type(cells_per_move) is not int or not 1 <= cells_per_move <= MAX_CELLS_PER_MOVE:
+            raise ValueError(f"cells_per_move={cells_per_move!r} must be an integer from 1 to {MAX_CELLS_PER_MOVE}")
         solution = tuple(tuple(path) for path in data["paths"])
         check_solution(rows, cols, endpoints, solution)
         if data["solution"] != _write_rows(rows, cols, solution):
