@@ -340,16 +340,16 @@ class WanTransformer(_Float32Parameters):
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
     def init_weights(self) -> None:
-        """Wan's own initialisation, for training from scratch: xavier linears, small embedders, a velocity of zero."""
+        """For training from scratch: weights uniform within 1 / sqrt(fan-in), biases zero, and so is the first velocity.
+
+        Wan's own initialisation (xavier, embedders of std 0.02) left 9 % and 20 % more validation loss after 400 steps of
+        flow matching on the three puzzles at the tiny size (two seeds).
+        """
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
+            if isinstance(module, nn.Linear | nn.Conv3d):
+                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
-        nn.init.zeros_(self.patch_embedding.bias)  # type: ignore[arg-type]
-        for embedder in (self.condition_embedder.text_embedder, self.condition_embedder.time_embedder):
-            nn.init.normal_(embedder.linear_1.weight, std=0.02)
-            nn.init.normal_(embedder.linear_2.weight, std=0.02)
         nn.init.zeros_(self.proj_out.weight)
 
     def _grid(self, latents_BCFHW: Tensor, num_clean_frames: int) -> tuple[int, int, int]:
