@@ -1,7 +1,8 @@
 """Puzzles as the model sees them: task numbers, first frames, planner's videos."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,19 @@ def difficulty(data: DataConfig, task: str) -> object:
     return getattr(data, task)
 
 
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """What the puzzles refuse (a difficulty, a file, a frame too small) is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def generate(config: Config, split: str, task: str, index: int) -> Puzzle:
-    """Puzzle `index` of a split of a task."""
-    return puzzles.generate(task, difficulty(config.data, task), config.seed, split, index)
+    """Puzzle `index` of a split of a task. Raises UserError if none of the configured difficulty is found."""
+    with _user_errors():
+        return puzzles.generate(task, difficulty(config.data, task), config.seed, split, index)
 
 
 def generate_all(config: Config, world: World, split: str, number: int) -> dict[str, list[Puzzle]]:
@@ -58,12 +69,15 @@ def _read(folder: Path, split: str, task: str, number: int) -> list[Puzzle]:
             f"{folder / split / task} holds {len(paths)} puzzles, {number} are asked for; make more with `vrlvr data` or "
             f"lower data.num_{split}"
         )
-    return [puzzles.load(path) for path in paths]
+    with _user_errors():
+        return [puzzles.load(path) for path in paths]
 
 
 def videos_of(batch: Sequence[Puzzle], data: DataConfig) -> np.ndarray:
-    """The planner's videos_BTYXC, uint8."""
-    return np.stack([puzzles.render(p, data.height, data.width, data.num_frames, data.frames_per_move) for p in batch])
+    """The planner's videos_BTYXC, uint8. Raises UserError if a board does not fit the frame, or a plan the video."""
+    size = (data.height, data.width, data.num_frames, data.frames_per_move)
+    with _user_errors():
+        return np.stack([puzzles.render(p, *size) for p in batch])
 
 
 @dataclass(frozen=True)

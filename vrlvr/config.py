@@ -3,10 +3,12 @@
 Numbers that the paper leaves open were chosen by experiment; RESULTS.md tells which.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from vrlvr.errors import UserError
+from vrlvr.models.tiny_codec import check_board
 from vrlvr.policy import Conditioning
 from vrlvr.puzzles import DENSE_REWARD, ROOMS
 from vrlvr.puzzles.flow_free import Difficulty as FlowFreeDifficulty
@@ -189,8 +191,15 @@ def check(config: Config, world_size: int = 1) -> None:
             f"grpo.sde_steps={grpo.sde_steps} must be from 1 to {steps - 1} of the sampler's {steps} steps, whose last one "
             f"ends without noise; lower it, or use all"
         )
+    if not 0 < grpo.noise_level <= (1 if grpo.sampler == "cps" else math.inf):
+        raise UserError(
+            f"grpo.noise_level={grpo.noise_level} must be above 0, and for the sampler cps at most 1; use 0.7, or so"
+        )
     if grpo.tail_steps is not None and grpo.tail_steps < 1:
         raise UserError(f"grpo.tail_steps={grpo.tail_steps} must be at least 1; leave it out (null) for the full grid")
+    for task in data.tasks if data.dir is None else []:
+        board = getattr(data, task)
+        check_board(task, board.rows, board.cols, data.height, data.width)
     for task in data.tasks:
         weights = reward_weights(config).get(task)
         components = ROOMS[task].COMPONENTS
@@ -200,12 +209,24 @@ def check(config: Config, world_size: int = 1) -> None:
             raise UserError(
                 f"grpo.reward.{task} names {', '.join(unknown)}; the components are {', '.join(components)}"
             )
-    for name, value in (
-        ("sft.batch_size", config.sft.batch_size),
-        ("grpo.updates", grpo.updates),
-        ("eval.noise_seeds", config.eval.noise_seeds),
+    for name, value, least in (
+        ("data.num_train", data.num_train, world_size),
+        ("data.num_val", data.num_val, world_size),
+        ("data.num_test", data.num_test, world_size),
+        ("data.frames_per_move", data.frames_per_move, 1),
+        ("sft.batch_size", config.sft.batch_size, world_size),
+        ("sft.max_steps", config.sft.max_steps, 1),
+        ("sft.validate_every", config.sft.validate_every, 1),
+        ("sft.save_every_epochs", config.sft.save_every_epochs, 1),
+        ("grpo.updates", grpo.updates, 1),
+        ("grpo.inner_epochs", grpo.inner_epochs, 1),
+        ("grpo.micro_batch", grpo.micro_batch, 1),
+        ("grpo.validate_every", grpo.validate_every, 1),
+        ("grpo.save_every", grpo.save_every, 1),
+        ("eval.noise_seeds", config.eval.noise_seeds, 1),
+        ("eval.batch_size", config.eval.batch_size, 1),
     ):
-        if value < 1:
-            raise UserError(f"{name}={value} must be at least 1")
+        if value < least:
+            raise UserError(f"{name}={value} must be at least {least}; raise it")
     if not 0 < grpo.keep_fraction <= 1:
         raise UserError(f"grpo.keep_fraction={grpo.keep_fraction} must lie in (0, 1]; use 1 to keep every sample")

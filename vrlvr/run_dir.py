@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from vrlvr import __version__, options
+from vrlvr.atomic_write import writing
 from vrlvr.config import Config
 from vrlvr.errors import UserError
 
@@ -47,27 +48,41 @@ def open_run(config: Config) -> str | None:
             f"--run_dir (with --init_from {run_dir} to start from its SFT policy)"
         )
     if config.init_from:
-        _adopt(Path(config.init_from), run_dir)
+        _adopt(config, Path(config.init_from), run_dir)
     options.save(config, run_dir / "config.yaml")
     return said
 
 
-def _adopt(source: Path, run_dir: Path) -> None:
-    """Copies another run's puzzles, codec and SFT policy."""
-    parts = ("puzzles", "codec", "checkpoints/sft-final", "checkpoints/latest-sft")
+def _adopt(config: Config, source: Path, run_dir: Path) -> None:
+    """Copies another run's puzzles, codec and SFT policy. Raises UserError if it lacks one, or was made otherwise."""
+    parts = ("config.yaml", "puzzles", "codec", "checkpoints/sft-final", "checkpoints/latest-sft")
     if missing := [part for part in parts if not (source / part).exists()]:
         raise UserError(f"init_from={source} lacks {', '.join(missing)}; name a run whose data and SFT are complete")
-    for part in parts:
-        target = run_dir / part
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (source / part).is_dir():
-            shutil.copytree(source / part, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source / part, target)
+    former, new = _read_options(source), options.plain(asdict(config))
+    if drift := [d for section in ("data", "model") for d in _differences(former.get(section), new[section], section)]:
+        raise UserError(f"init_from={source} has other options: {'; '.join(drift)}; use these, or another run")
+    with writing(run_dir):
+        for part in parts[1:]:
+            target = run_dir / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (source / part).is_dir():
+                shutil.copytree(source / part, target, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source / part, target)
+
+
+def _read_options(run_dir: Path) -> dict[str, Any]:
+    """A run's config.yaml. Raises UserError if it is damaged."""
+    try:
+        return dict(yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{run_dir / 'config.yaml'} is damaged ({type(error).__name__}); restore it, or remove the run"
+        ) from error
 
 
 def _check_drift(config: Config, run_dir: Path) -> None:
-    former = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+    former = _read_options(run_dir)
     for stage in ("sft", "grpo"):
         if not (run_dir / "checkpoints" / f"latest-{stage}").exists():
             former.pop(stage, None)

@@ -75,7 +75,10 @@ def train(config: Config, world: World, arguments: list[str]) -> None:
 
 
 def make_data(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
-    """Draws the puzzles of SFT, validation and test, and fits the codec to the first. RL draws its own as it goes."""
+    """Draws the puzzles of SFT, validation and test, and fits the codec to the first. RL draws its own as it goes.
+
+    Raises UserError if no puzzle of the configured difficulty is found, or one does not fit the video.
+    """
     if config.resume == "auto" and (run_dir / "codec").exists():
         return
     sizes = {"test": config.data.num_test, "val": config.data.num_val, "train": config.data.num_train}

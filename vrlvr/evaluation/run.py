@@ -111,13 +111,14 @@ def _write_rollouts(
     config: Config, world: World, path: Path, policy: nn.Module, codec: Codec, test: dict[str, list[Puzzle]]
 ) -> None:
     """A row of rollouts a task, on the same puzzles and noise for every system; solved ones framed green, others red."""
+    columns = min(_SHOWN, *(len(batch) for batch in test.values()))
     videos = []
     for batch in test.values():
-        shown = batch[:_SHOWN]
+        shown = batch[:columns]
         rollouts = generate_videos(config, world.device, policy, codec, shown, range(len(shown)), noise_seed=0)
         verdicts = rooms.verify_many(shown, rollouts)
         videos += [_framed(video, v.solved) for video, v in zip(rollouts, verdicts, strict=True)]
-    write_gif(path, grid(np.stack(videos), columns=_SHOWN), fps=2, scale=max(1, 64 // config.data.height))
+    write_gif(path, grid(np.stack(videos), columns=columns), fps=2, scale=max(1, 64 // config.data.height))
 
 
 def _framed(video_TYXC: np.ndarray, solved: bool) -> np.ndarray:

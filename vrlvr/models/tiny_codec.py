@@ -11,11 +11,23 @@ import torch
 from torch import Tensor
 
 from vrlvr.errors import UserError
-from vrlvr.puzzles.board import MIN_CELL_PX, core_mask
+from vrlvr.puzzles.board import MIN_CELL_PX, core_mask, layout
 
 GROUP = 4
 TONES = GROUP * 2 * 3  # raw dimensions of a cell of a group
 _NEUTRAL = 127.5
+
+
+def check_board(task: str, rows: int, cols: int, height: int, width: int) -> None:
+    """Raises UserError unless a board of rows x cols is drawn in cells of 4x4 pixels that fall on the codec's."""
+    fits = min(height // rows, width // cols) == MIN_CELL_PX and height % MIN_CELL_PX == width % MIN_CELL_PX == 0
+    place = layout(rows, cols, height, width) if fits else None
+    if place is None or place.top % MIN_CELL_PX or place.left % MIN_CELL_PX:
+        raise UserError(
+            f"data.height={height}, data.width={width} do not give the {rows}x{cols} board of {task} cells of "
+            f"{MIN_CELL_PX}x{MIN_CELL_PX} pixels, all that the tiny codec codes; use data.height={rows * MIN_CELL_PX}, "
+            f"data.width={cols * MIN_CELL_PX}"
+        )
 
 
 class TinyCodec:
@@ -31,7 +43,10 @@ class TinyCodec:
 
     @classmethod
     def fit(cls, videos: np.ndarray) -> "TinyCodec":
-        """Principal directions and their deviations over videos_BTYXC uint8; directions without variance are left out."""
+        """Principal directions and their deviations over videos_BTYXC uint8; directions without variance are left out.
+
+        Raises UserError if the videos are not coded exactly, as boards drawn in other cells than 4x4 pixels are not.
+        """
         plain = cls(torch.zeros(TONES), torch.eye(TONES), torch.ones(TONES))
         rows = plain.encode(videos).double().movedim(1, -1).reshape(-1, TONES)
         values, vectors = torch.linalg.eigh(rows.T.cov())
@@ -41,7 +56,13 @@ class TinyCodec:
         basis_TC = (
             basis_TC * basis_TC[strongest, torch.arange(basis_TC.shape[1])].sign()
         )  # eigenvectors have no own sign
-        return cls(rows.mean(0), basis_TC, values[kept].sqrt())
+        codec = cls(rows.mean(0), basis_TC, values[kept].sqrt())
+        if not np.array_equal(codec.decode(codec.encode_first(videos[:, 0]), codec.encode(videos)), videos):
+            raise UserError(
+                f"videos of {videos.shape[2]}x{videos.shape[3]} pixels are not coded exactly by the tiny codec; draw the "
+                f"boards in cells of {MIN_CELL_PX}x{MIN_CELL_PX} pixels, on a multiple of that"
+            )
+        return codec
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"mean": self.mean_T, "basis": self.basis_TC, "std": self.std_C}
