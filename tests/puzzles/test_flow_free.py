@@ -317,6 +317,24 @@ def test_another_endpoint_in_the_open_breaks_its_colour():
     assert (verdict.broken_rule, verdict.frame) == ("endpoint_changed", 1)
 
 
+def test_who_overruns_another_colour_and_who_lets_it_happen_both_break_a_rule():
+    """The second colour grows 5, then 1, which the first had; the first puts 2 beside it."""
+    verdict = judged(two_rows(), paint(two_rows(), {0: [1], 1: [5]}, {0: [2], 1: [1]}))
+    assert (verdict.broken_rule, verdict.frame) == ("colour_changed", 2)
+    assert verdict.components["process"] == 0
+
+
+def test_growing_on_after_being_joined_costs_nothing_that_a_cut_would_save():
+    """0 1 2 is joined and consistent; a spur at 4 takes that away. Cutting the video before it must not pay more."""
+    puzzle = Puzzle.from_paths(3, 3, [(0, 3, 4, 1, 2), (5, 8, 7, 6)], 1)
+    video = paint(puzzle, {0: [1]}, {0: [4]})
+    grown = judged(puzzle, video).components
+    video[2, 2, 2] = board.UNREADABLE
+    cut = judged(puzzle, video).components
+    assert grown["filled"] == cut["filled"] == pytest.approx(1 / 5)
+    assert grown["progress"] == cut["progress"] == 0.5
+
+
 def test_a_changed_start_earns_nothing():
     puzzle = two_rows()
     video = states(puzzle, puzzle.solution)
