@@ -50,7 +50,9 @@ def coefficients(sampler: str, sigma: float, sigma_next: float, noise_level: flo
 
     flow_sde: Flow-GRPO (arXiv 2505.05470), g = eta sqrt(s / (1 - s)), with 1 - s' in the root at s = 1 (std = eta there).
     dance_sde: DanceGRPO (arXiv 2505.07818), constant g = eta.
-    cps: coefficient-preserving sampling (arXiv 2509.05952): the ODE's marginals hold exactly at any step size.
+    cps: coefficient-preserving sampling (arXiv 2509.05952): around any one video, signal (1 - s) and noise s are exactly the
+    ODE's at any step size, while the two SDEs have more noise by O(d^2). The SDEs' marginals tend to the data's as steps
+    shrink; those of cps stay narrower where the velocity is a mean over several videos.
     ode: Euler, whatever the noise level.
     """
     s, n, d = sigma, sigma_next, sigma_next - sigma
