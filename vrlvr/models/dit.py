@@ -342,8 +342,8 @@ class WanTransformer(_Float32Parameters):
     def init_weights(self) -> None:
         """For training from scratch: weights uniform within 1 / sqrt(fan-in), biases zero, and so is the first velocity.
 
-        Wan's own initialisation (xavier, embedders of std 0.02) left 9 % and 20 % more validation loss after 400 steps of
-        flow matching on the three puzzles at the tiny size (two seeds).
+        Validation loss after 400 steps of flow matching on the three puzzles at the tiny size, two seeds: .237 and .233;
+        with Wan's own initialisation (xavier, embedders of std 0.02) .313 and .342.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv3d):
