@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vrlvr.puzzles import board, generate, rng_for, sokoban, verify
 from vrlvr.puzzles.sokoban.puzzle import State, canonical, step
 from vrlvr.puzzles.sokoban.render import AGENT, AGENT_ON_TARGET, BOX, BOX_ON_TARGET, FLOOR, TARGET, WALL
-from vrlvr.puzzles.sokoban.solve import moves_left, search
+from vrlvr.puzzles.sokoban.solve import remaining_moves, search
 
 # Cells 0 to 11, row by row; the box in cell 5 goes to cell 7. Cells 3 and 10 are walls.
 BOARD = {"task": "sokoban", "board": ["   #", "@$ .", "  # "], "solution": "RR"}
@@ -121,20 +121,30 @@ def test_a_published_level_is_solved_in_its_known_number_of_moves():
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES[:3], ids=str)
-def test_moves_left_are_exact_up_to_the_start_and_absent_beyond(difficulty):
+def test_remaining_moves_are_exact_up_to_those_of_the_start(difficulty):
     for index in range(5):
         puzzle = make(index, difficulty)
         start = (puzzle.agent, puzzle.boxes)
-        left, far = moves_left(puzzle)
-        assert far == cheapest(puzzle, start, 1) <= len(puzzle.solution)
+        remaining = remaining_moves(puzzle)
+        assert remaining.start == cheapest(puzzle, start, 1) <= len(puzzle.solution)
         seen, queue = {start}, [start]
         for state in queue:
             moves = cheapest(puzzle, state, 1)
-            assert left.get(state) == (moves if moves is not None and moves < far else None)
+            assert remaining.of(state) == (remaining.start if moves is None else min(moves, remaining.start))
             for move in "UDLR":
                 if (after := step(puzzle, state, move)) and after not in seen and len(seen) < 60:
                     seen.add(after)
                     queue.append(after)
+
+
+def test_a_search_that_was_cut_short_still_pays_nothing_for_the_start(monkeypatch):
+    puzzle = make(0, DIFFICULTIES[3])
+    *_, nearly, solved = puzzle.trace(puzzle.solution)
+    monkeypatch.setattr("vrlvr.puzzles.sokoban.solve._MAX_TABLE", 100)
+    cut_short = remaining_moves.__wrapped__(puzzle)
+    assert cut_short.start < remaining_moves(puzzle).start
+    assert cut_short.of((puzzle.agent, puzzle.boxes)) == cut_short.start
+    assert (cut_short.of(nearly), cut_short.of(solved)) == (1, 0)
 
 
 def test_small_levels_are_many():
@@ -210,7 +220,7 @@ def test_solve_refuses_the_unsolvable(lines):
     with pytest.raises(ValueError, match="the level has no solution"):
         sokoban.solve(puzzle)
     with pytest.raises(ValueError, match="the level has no solution"):
-        moves_left(puzzle)
+        remaining_moves(puzzle)
 
 
 def test_states_show_walks_and_pushes():

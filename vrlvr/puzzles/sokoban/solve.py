@@ -1,8 +1,10 @@
 """The planner of Sokoban, and how far any state is from being solved."""
 
 import heapq
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import permutations
+from typing import NamedTuple
 
 from vrlvr.puzzles.grid import OFF_BOARD, OPPOSITE, neighbours
 from vrlvr.puzzles.sokoban.puzzle import Puzzle, State
@@ -126,35 +128,65 @@ def _moves_to(state: State, came_from: dict[State, tuple[State, str]]) -> str:
     return "".join(reversed(moves))
 
 
-@lru_cache(maxsize=64)
-def moves_left(puzzle: Puzzle) -> tuple[dict[State, int], int]:
-    """Fewest moves to a solved state, of every state that needs fewer than the start; and the moves of the start.
+class Remaining(NamedTuple):
+    """How far states are from being solved.
 
-    Breadth first, backwards from all solved states, until a layer holds the start: a state that is absent needs as many
-    moves or more, or is dead. A table grown to 20,000 states counts what lies beyond it as being as far as the start,
-    for judging to stay fast. Raises ValueError if the level has no solution.
+    moves: by (agent's cell, mask of the boxes' cells), the fewest moves to a solved state, for all states that are at
+    most `start` moves away. start: those of the puzzle's own start.
     """
-    ways = neighbours(puzzle.rows, puzzle.cols)
-    backwards = [(way, ways[OPPOSITE[name]]) for name, way in ways.items()]
-    start: State = (puzzle.agent, puzzle.boxes)
-    free = [cell for cell, label in enumerate(puzzle.ground) if label != WALL]
-    layer: list[State] = [(agent, puzzle.targets) for agent in free if agent not in puzzle.targets]
-    left = dict.fromkeys(layer, 0)
-    far = 0
-    while layer:
-        far += 1
-        earlier: list[State] = []
+
+    moves: dict[tuple[int, int], int]
+    start: int
+
+    def of(self, state: State) -> int:
+        """Fewest moves from a state to a solved one; no more than the start's, dead states included."""
+        return self.moves.get((state[0], _mask(state[1])), self.start)
+
+
+@lru_cache(maxsize=64)
+def remaining_moves(puzzle: Puzzle) -> Remaining:
+    """Searches breadth first and backwards from all solved states until it meets the start.
+
+    It stops at 20,000 states, for judging to stay fast: everything beyond then counts as being as far as the start.
+    Raises ValueError if the level has no solution.
+    """
+    ground, ways = puzzle.ground, neighbours(puzzle.rows, puzzle.cols)
+    start, goal = (puzzle.agent, _mask(puzzle.boxes)), _mask(puzzle.targets)
+    free = [cell for cell, label in enumerate(ground) if label != WALL]
+    # For every cell of the agent: the cells that it may have come from, each with the cell of a box it may have pushed.
+    before: dict[int, list[tuple[int, int]]] = {
+        cell: [
+            (origin, 0 if pushed == OFF_BOARD else 1 << pushed)
+            for name, way in ways.items()
+            if (origin := ways[OPPOSITE[name]][cell]) != OFF_BOARD and ground[origin] != WALL
+            for pushed in [way[cell]]
+        ]
+        for cell in free
+    }
+    layer = [(agent, goal) for agent in free if not goal >> agent & 1]
+    moves = dict.fromkeys(layer, 0)
+    distance = 0
+    while start not in moves and len(moves) < _MAX_TABLE:
+        distance += 1
+        earlier = []
         for agent, boxes in layer:
-            for way, back in backwards:
-                came_from = back[agent]
-                if came_from == OFF_BOARD or puzzle.ground[came_from] == WALL or came_from in boxes:
+            for origin, pushed in before[agent]:
+                if boxes >> origin & 1:
                     continue
-                earlier.append((came_from, boxes))
-                pushed = way[agent]
-                if pushed in boxes:
-                    earlier.append((came_from, tuple(sorted(agent if box == pushed else box for box in boxes))))
-        layer = [state for state in dict.fromkeys(earlier) if state not in left]
-        if start in layer or len(left) + len(layer) > _MAX_TABLE:
-            return left, far
-        left.update(dict.fromkeys(layer, far))
-    raise ValueError("the level has no solution: no sequence of pushes puts every box on a target")
+                state = (origin, boxes)
+                if state not in moves:
+                    moves[state] = distance
+                    earlier.append(state)
+                if boxes & pushed:
+                    state = (origin, boxes ^ pushed | 1 << agent)
+                    if state not in moves:
+                        moves[state] = distance
+                        earlier.append(state)
+        if not earlier:
+            raise ValueError("the level has no solution: no sequence of pushes puts every box on a target")
+        layer = earlier
+    return Remaining(moves, distance)
+
+
+def _mask(cells: Iterable[int]) -> int:
+    return sum(1 << cell for cell in cells)

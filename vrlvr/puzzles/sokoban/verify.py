@@ -6,11 +6,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from vrlvr.puzzles.grid import MOVES, around
+from vrlvr.puzzles.grid import around, neighbours
 from vrlvr.puzzles.judging import UNREADABLE, UNREADABLE_CELL, frames, reading_error, valid_prefix
 from vrlvr.puzzles.sokoban.puzzle import GROUND_OF, Puzzle, State, step
 from vrlvr.puzzles.sokoban.render import AGENT, AGENT_ON_TARGET, BOX, BOX_ON_TARGET, TARGET, WALL
-from vrlvr.puzzles.sokoban.solve import moves_left
+from vrlvr.puzzles.sokoban.solve import remaining_moves
 from vrlvr.puzzles.verdict import Verdict, overlap
 
 COMPONENTS = ("solved", "progress", "error")
@@ -40,14 +40,15 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.integer], rmse_TRK: NDArray[np.
     shown = frames(labels_TRK, rmse_TRK, puzzle.rows, puzzle.cols)
     reading_of = {frame: _read(puzzle, frame) for frame in set(shown)}
     readings = [reading_of[frame] for frame in shown]
+    ways = neighbours(puzzle.rows, puzzle.cols)
 
     def broken_between(before: State, after: State) -> str | None:
         if before[1] == puzzle.targets != after[1]:
             return "solution_left"
-        if any(step(puzzle, before, move) == after for move in MOVES):
-            return None
-        walked = after[0] == before[0] or after[0] in around(puzzle.rows, puzzle.cols)[before[0]]
-        return "box_moved" if walked else "teleport"
+        move = next((name for name, way in ways.items() if way[before[0]] == after[0]), None)
+        if move is None:
+            return "box_moved" if after[0] == before[0] else "teleport"
+        return None if step(puzzle, before, move) == after else "box_moved"
 
     prefix, broken_rule = valid_prefix(readings, (puzzle.agent, puzzle.boxes), broken_between)
     solved = broken_rule is None and prefix[-1][1] == puzzle.targets
@@ -93,8 +94,8 @@ def _progress(puzzle: Puzzle, prefix: list[State]) -> float:
         return 0.0  # spares the table, as does the next line
     if any(boxes == puzzle.targets for _, boxes in visited):
         return 1.0
-    left, far = moves_left(puzzle)
-    return 1 - min(left.get(state, far) for state in visited) / far
+    remaining = remaining_moves(puzzle)
+    return 1 - min(map(remaining.of, visited)) / remaining.start
 
 
 def _trajectory(puzzle: Puzzle, boxes_by_frame: Iterable[tuple[int, ...]]) -> set[tuple]:
