@@ -140,7 +140,7 @@ def test_remaining_moves_are_exact_up_to_those_of_the_start(difficulty):
 def test_a_search_that_was_cut_short_still_pays_nothing_for_the_start(monkeypatch):
     puzzle = make(0, DIFFICULTIES[3])
     *_, nearly, solved = puzzle.trace(puzzle.solution)
-    monkeypatch.setattr("vrlvr.puzzles.sokoban.solve._MAX_TABLE", 100)
+    monkeypatch.setitem(remaining_moves.__wrapped__.__globals__, "_MAX_TABLE", 100)
     cut_short = remaining_moves.__wrapped__(puzzle)
     assert cut_short.start < remaining_moves(puzzle).start
     assert cut_short.of((puzzle.agent, puzzle.boxes)) == cut_short.start
