@@ -1,0 +1,84 @@
+"""Advantages, rewards, and what a verifier's crash does."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_run import planned_latents, rng, tiny_codec, tiny_config, tiny_prompts
+
+from vrlvr import config as configuration
+from vrlvr import scoring
+from vrlvr.config import reward_weights
+from vrlvr.scoring import group_advantages, score, score_scalars, shuffled
+
+rewards = st.integers(2, 12).flatmap(
+    lambda group: st.lists(st.lists(st.floats(-1, 1), min_size=group, max_size=group), min_size=1, max_size=5)
+)
+
+
+@given(rows=rewards, eps=st.floats(1e-3, 1))
+def test_advantages_are_centred_ordered_and_bounded(rows: list[list[float]], eps: float) -> None:
+    reward_PG = torch.tensor(rows, dtype=torch.float64)
+    advantage_PG = group_advantages(reward_PG, eps)
+    torch.testing.assert_close(advantage_PG.mean(1), torch.zeros(len(rows), dtype=torch.float64), rtol=0, atol=1e-12)
+    assert (advantage_PG.std(1, correction=0) < 1).all()
+    expected = (reward_PG - reward_PG.mean(1, keepdim=True)) / (reward_PG.std(1, correction=0, keepdim=True) + eps)
+    torch.testing.assert_close(advantage_PG, expected, rtol=0, atol=1e-12)
+
+
+@given(value=st.floats(-1, 1), group=st.integers(2, 16), eps=st.sampled_from([0.0, 0.05]))
+def test_a_group_without_spread_has_advantages_of_exactly_zero(value: float, group: int, eps: float) -> None:
+    reward_PG = torch.full((2, group), value, dtype=torch.float64)
+    assert group_advantages(reward_PG, eps).tolist() == [[0.0] * group] * 2
+
+
+def test_groups_do_not_mix() -> None:
+    reward_PG = torch.tensor([[0.0, 1.0], [10.0, 11.0]], dtype=torch.float64)
+    assert group_advantages(reward_PG, 0.0).tolist() == [[-1.0, 1.0], [-1.0, 1.0]]
+
+
+def test_the_control_deals_the_same_advantages_to_other_samples() -> None:
+    advantage_PG = torch.arange(32, dtype=torch.float64).view(4, 8)
+    dealt_PG = shuffled(advantage_PG, rng())
+    assert dealt_PG.shape == (4, 8)
+    assert dealt_PG.flatten().sort().values.tolist() == advantage_PG.flatten().tolist()
+    assert (dealt_PG != advantage_PG).sum() > 24
+
+
+def test_the_planners_videos_earn_everything_and_standing_still_nothing_for_solving() -> None:
+    config = tiny_config()
+    codec = tiny_codec(config)
+    prompts = tiny_prompts(config, codec, 6)
+    solved = planned_latents(prompts, config, codec)
+    still = prompts.first_BC1HW
+    videos = torch.stack([solved, still], dim=1).flatten(0, 1)  # puzzle-major, a group of two
+    for reward in ("dense", "sparse"):
+        config.grpo.reward = reward
+        scores = score(prompts, videos, codec, reward_weights(config))
+        assert [v.solved for v in scores.verdicts] == [True, False] * 6
+        torch.testing.assert_close(
+            scores.reward_PG, torch.tensor([[1.0, 0.0]] * 6, dtype=torch.float64), rtol=0, atol=1e-3
+        )
+    scalars = score_scalars(prompts, scores)
+    assert np.mean(scalars["reward"]) == np.mean(scalars["success"]) == 0.5
+    assert scalars["success_maze"] == [1.0, 0.0] * 2
+    assert scalars["component_flowfree_filled"] == [1.0, 0.0] * 2
+
+
+def test_sparse_pays_for_nothing_but_success() -> None:
+    config = configuration.Config()
+    config.grpo.reward = "sparse"
+    assert reward_weights(config) == {task: {"solved": 1.0} for task in ("maze", "flowfree", "sokoban")}
+
+
+def test_a_verifiers_crash_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    config = tiny_config()
+    codec = tiny_codec(config)
+    prompts = tiny_prompts(config, codec, 3)
+    monkeypatch.setattr(scoring, "verify_many", crash)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        score(prompts, planned_latents(prompts, config, codec), codec, reward_weights(config))
