@@ -147,7 +147,8 @@ class Remaining(NamedTuple):
 def remaining_moves(puzzle: Puzzle) -> Remaining:
     """Searches breadth first and backwards from all solved states until it meets the start.
 
-    It stops at 20,000 states, for judging to stay fast: everything beyond then counts as being as far as the start.
+    It stops at 20,000 unsolved states, for judging to stay fast: all that lies beyond then counts as being as far as
+    the start.
     Raises ValueError if the level has no solution.
     """
     ground, ways = puzzle.ground, neighbours(puzzle.rows, puzzle.cols)
@@ -166,7 +167,7 @@ def remaining_moves(puzzle: Puzzle) -> Remaining:
     layer = [(agent, goal) for agent in free if not goal >> agent & 1]
     moves = dict.fromkeys(layer, 0)
     distance = 0
-    while start not in moves and len(moves) < _MAX_TABLE:
+    while start not in moves and len(moves) < _MAX_TABLE + len(free):
         distance += 1
         earlier = []
         for agent, boxes in layer:
