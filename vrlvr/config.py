@@ -200,6 +200,12 @@ def check(config: Config, world_size: int = 1) -> None:
     for task in data.tasks if data.dir is None else []:
         board = getattr(data, task)
         check_board(task, board.rows, board.cols, data.height, data.width)
+        moves = board.max_moves if task == "flowfree" else board.max_plan
+        if 1 + moves * data.frames_per_move > data.num_frames:
+            raise UserError(
+                f"data.{task} has plans of up to {moves} moves of {data.frames_per_move} frames, too long for "
+                f"data.num_frames={data.num_frames}; use data.num_frames={1 + -(-moves * data.frames_per_move // 4) * 4}"
+            )
     for task in data.tasks:
         weights = reward_weights(config).get(task)
         components = ROOMS[task].COMPONENTS

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from vrlvr.atomic_write import write_text
 from vrlvr.config import Config
@@ -26,7 +26,11 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "vrlvr train") -> 
     parser.add_argument("--config", action="config", help="a YAML file with any of the options below")
     parser.add_class_arguments(Config)
     try:
-        options = parser.instantiate(parser.parse_args(arguments))
+        parsed = parser.parse_args(arguments)
+        for key in _sections(Config()):
+            if not isinstance(parsed[key], Namespace):
+                raise UserError(f"{key}={parsed[key]!r} must be a section of options; write {key}: {{option: value}}")
+        options = parser.instantiate(parsed)
         return Config(**{field.name: options[field.name] for field in fields(Config)})
     except (ArgumentError, ValueError) as error:  # ValueError: an option's own check, such as a puzzle's difficulty
         raise UserError(_explain(str(error))) from error
@@ -50,6 +54,13 @@ def _keys(section: Any, prefix: str = "") -> Iterator[str]:
         yield prefix + field.name
         if is_dataclass(value):
             yield from _keys(value, f"{prefix}{field.name}.")
+
+
+def _sections(section: Any, prefix: str = "") -> Iterator[str]:
+    for field in fields(section):
+        if is_dataclass(value := getattr(section, field.name)):
+            yield prefix + field.name
+            yield from _sections(value, f"{prefix}{field.name}.")
 
 
 def _explain(message: str) -> str:
