@@ -30,7 +30,7 @@ class DataConfig:
 
     tasks: list[str] = field(default_factory=lambda: list(ROOMS))
     height: int = 16
-    width: int = 16
+    width: int = 20
     num_frames: int = 5
     frames_per_move: int = 1
     num_train: int = 2000
@@ -110,7 +110,7 @@ class GrpoConfig:
     sampler: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
     noise_level: float = 0.7
     sde_steps: int | Literal["all"] = 3
-    tail_steps: int | None = 5
+    tail_steps: int | None = 3
     shared_noise: bool = True
     inner_epochs: int = 1
     clip_range: float = 1e-3

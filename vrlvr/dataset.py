@@ -30,10 +30,10 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vrlvr import puzzles
-from vrlvr.atomic_write import write_text
+from vrlvr.atomic_write import replacing, write_text
 from vrlvr.errors import UserError
 from vrlvr.puzzles import ROOMS, board
-from vrlvr.video_io import replacing, write_mp4
+from vrlvr.video_io import write_mp4
 
 FPS = 16
 COLUMNS = ("video", "prompt", "input_image", "puzzle")

@@ -96,7 +96,9 @@ def train_grpo(
         scalars["seconds_rollout"] = [rolled_out - begin]
         scalars["seconds_decode"], scalars["seconds_verify"] = [scores.seconds_decode], [scores.seconds_verify]
         scalars["seconds_update"] = [time.perf_counter() - scored]
-        scalars["seconds_cpu"] = [world.size * (time.process_time() - cpu_begin)]  # the mean over ranks is then their sum
+        scalars["seconds_cpu"] = [
+            world.size * (time.process_time() - cpu_begin)
+        ]  # the mean over ranks is then their sum
         means = average_over_ranks(world, scalars) | {"lr": lr}
         if progress.step % grpo.validate_every == 0:
             success = success_by_task(config, world, ema.model, codec, val, noise_seed=0)

@@ -4,9 +4,7 @@ Files appear under their name only when complete.
 """
 
 import io
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -16,29 +14,13 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 from PIL import Image
 
-from vrlvr.atomic_write import writing
+from vrlvr.atomic_write import replacing
 from vrlvr.errors import UserError
 
 # Constant quantiser: no rate control, and boards of flat colours stay near-lossless at about 40 KB for 81 full-size frames.
 _ENCODER = {"preset": "ultrafast", "qp": "18", "threads": "1", "g": "250"}
 MAX_FRAME_PIXELS = 4096 * 4096
 MAX_VIDEO_BYTES = 2 * 1024**3
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a name beside `path` to write to, and moves it to `path` at the end: a failure leaves `path` as it was.
-
-    Raises UserError where the file system refuses (full disk, missing folder, no permission).
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with writing(path):
-        try:
-            yield partial
-            partial.replace(path)
-        finally:
-            with suppress(OSError):  # if even that fails, the error that led here matters more
-                partial.unlink()
 
 
 def write_mp4(

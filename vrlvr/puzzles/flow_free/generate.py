@@ -30,11 +30,11 @@ class Difficulty:
     """
 
     rows: int = 4
-    cols: int = 4
-    mixes: tuple[tuple[int, int], ...] = ((3, 7), (4, 5))
+    cols: int = 5
+    mixes: tuple[tuple[int, int], ...] = ((4, 6), (5, 5))
     min_path: int = 3
     max_moves: int = 4
-    cells_per_move: int = 2
+    cells_per_move: int = 1
     alongside: float = 1.0
     unique_cells: int = 64
 

@@ -25,7 +25,7 @@ class Puzzle:
     """A FlowFree board and the planner's solution.
 
     endpoints: the two end cells of each colour. solution: the path of each colour; together they fill the grid.
-    cells_per_move: how many cells a colour may grow at each of its two ends from one state to the next.
+    cells_per_move: how many cells a colour may grow, at either or both of its ends together, from one state to the next.
     """
 
     rows: int

@@ -177,7 +177,7 @@ def _grow(facts: _Facts, growth: _Growth, colour: int, before: list[int], now: l
         growth.joined = any(b in facts.beside[a] for a, b in heads)
         growth.ever_joined |= growth.joined
         growth.consistent = max(growth.consistent, _consistent(facts, cells, cells | facts.pairs[colour]))
-    elif new.bit_count() > 2 * limit or _extend(facts.beside, growth.heads, new, new.bit_count()):
+    elif new.bit_count() > limit and _extend(facts.beside, growth.heads, new, new.bit_count()):
         growth.broken = "grew_too_fast"
     else:
         growth.broken = "disconnected"
@@ -190,8 +190,8 @@ def _consistent(facts: _Facts, cells: int, same: int) -> int:
 
 
 def _extend(beside: Around, heads: Heads, new: int, limit: int) -> Heads:
-    """All pairs of heads after both ends together took exactly the new cells, at most `limit` each; empty if none."""
-    if new.bit_count() > 2 * limit:
+    """All pairs of heads after both ends together took exactly the new cells, at most `limit` of them; empty if none."""
+    if new.bit_count() > limit:
         return frozenset()
     return frozenset(
         (first, second)

@@ -24,7 +24,7 @@ class Difficulty:
     """
 
     rows: int = 4
-    cols: int = 4
+    cols: int = 5
     min_plan: int = 2
     max_plan: int = 4
     flips: float = 0.1

@@ -26,7 +26,7 @@ class Difficulty:
     """
 
     rows: int = 4
-    cols: int = 4
+    cols: int = 5
     boxes: int = 1
     min_plan: int = 2
     max_plan: int = 4
