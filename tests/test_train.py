@@ -1,0 +1,168 @@
+"""A whole run of debug sizes: what it leaves, its golden losses, and that a resumed run is the uninterrupted one.
+
+The golden losses are compared to a relative 1e-4, not exactly: sums of matrix products differ in their last bits between
+CPUs (AVX2, AVX-512, ARM) and versions of torch. After a change that is meant to alter them, write them anew with
+VRLVR_WRITE_GOLDEN=1 pytest tests/test_train.py, and say so in the commit.
+"""
+
+import base64
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors import safe_open
+from tiny_run import ARGUMENTS
+
+from vrlvr.checkpoint import Checkpoints, TrainState
+from vrlvr.train import main
+
+GOLDEN = Path(__file__).parent / "assets" / "losses" / "debug.txt"
+ROW = ["system", "task", "precision", "recall", "f1", "success_rate", "success_rate_ci95", "num_puzzles", "source"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    assert main([*ARGUMENTS, "--run_dir", str(path)]) == 0
+    return path
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_promised_file_is_there(run_dir: Path) -> None:
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["grpo"]["puzzles"] == 6
+    assert list(run_dir.glob("tensorboard/**/events.out.tfevents.*"))
+    for name in ("rollouts_before.gif", "rollouts_after.gif"):
+        assert (run_dir / name).read_bytes().startswith(b"GIF8")
+    assert "| rl | measured |" in (run_dir / "results.md").read_text()
+    page = (run_dir / "report.html").read_text()
+    assert base64.b64encode((run_dir / "rollouts_after.gif").read_bytes()).decode() in page
+    assert not re.search(r"(?:src|href)=[\"']https?://", page)  # one self-contained file
+    checkpoints = {path.parent.name for path in run_dir.glob("checkpoints/*/model.safetensors")}
+    assert {"sft-epoch-001", "sft-epoch-005", "sft-final", "grpo-000001", "grpo-final"} <= checkpoints
+
+
+def test_result_rows_have_the_published_schema(run_dir: Path) -> None:
+    rows = json.loads((run_dir / "results.json").read_text())
+    assert [(row["task"], row["system"]) for row in rows] == [
+        (task, system) for task in ("maze", "flowfree", "sokoban") for system in ("base", "sft", "rl")
+    ]
+    for row in rows:
+        assert [key for key in row if key != "num_samples"] == ROW
+        low, high = row["success_rate_ci95"]
+        assert 0 <= low <= row["success_rate"] <= high <= 100
+        assert (row["num_puzzles"], row["source"]) == (4, "measured")
+
+
+def test_nothing_that_could_execute_is_saved(run_dir: Path) -> None:
+    kinds = {path.suffix for path in run_dir.rglob("*") if path.is_file() and "tfevents" not in path.name}
+    assert kinds <= {".safetensors", ".json", ".jsonl", ".yaml", ".gif", ".md", ".html", ""}
+    for path in run_dir.rglob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            assert len(list(file.keys())) > 0
+    for path in run_dir.glob("checkpoints/latest-*"):
+        assert (path.parent / path.read_text().strip()).is_dir()
+
+
+def test_the_log_tells_rewards_gradients_and_seconds(run_dir: Path) -> None:
+    last = [row for row in metrics(run_dir) if row["phase"] == "grpo"][-1]
+    names = [
+        "reward",
+        "success",
+        "grad_norm",
+        "clip_fraction",
+        "zero_spread_fraction",
+        "lr",
+        "anchor_drift",
+        "val_success",
+    ]
+    names += [f"seconds_{phase}" for phase in ("rollout", "decode", "verify", "update")]
+    names += [f"grad_norm_step_{i}" for i in range(3)]
+    names += [f"{name}_{task}" for name in ("reward", "success") for task in ("maze", "flowfree", "sokoban")]
+    names += ["component_maze_progress", "component_flowfree_filled", "component_sokoban_error"]
+    assert [name for name in names if not isinstance(last.get(name), int | float)] == []
+
+
+def test_golden_losses(run_dir: Path) -> None:
+    names = {"sft": ("loss", "grad_norm"), "grpo": ("reward", "grad_norm", "anchor_drift")}
+    lines = [
+        " ".join([row["phase"], str(row["step"]), *(f"{row[name]:.9e}" for name in names[row["phase"]])])
+        for row in metrics(run_dir)
+        if row["phase"] in names
+    ]
+    if os.environ.get("VRLVR_WRITE_GOLDEN") == "1":
+        GOLDEN.write_text("\n".join(lines) + "\n")
+    golden = GOLDEN.read_text().splitlines()
+    assert len(lines) == len(golden) == 32
+    for line, expected in zip(lines, golden, strict=True):
+        assert line.split()[:2] == expected.split()[:2]
+        values, wanted = ([float(word) for word in text.split()[2:]] for text in (line, expected))
+        assert values == pytest.approx(wanted, rel=1e-4, abs=1e-9), line
+
+
+class Interrupted(Exception):
+    """Stands for a killed process."""
+
+
+def run_until(fatal: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs until checkpoint `fatal` is about to be written."""
+    save = Checkpoints.save
+
+    def save_or_die(self: Checkpoints, stage: str, state: TrainState, name: str) -> None:
+        if name == fatal:
+            raise Interrupted
+        save(self, stage, state, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_or_die)
+        with pytest.raises(Interrupted):
+            main(arguments)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed = tmp_path / "resumed"
+    arguments = [*ARGUMENTS, "--run_dir", str(resumed)]
+    run_until("sft-epoch-003", arguments, monkeypatch)  # steps 13 to 18 are logged, then lost
+    run_until("grpo-final", [*arguments, "--resume", "auto"], monkeypatch)  # update 2 is logged, then lost
+    assert main([*arguments, "--resume", "auto"]) == 0
+
+    files = sorted(path.relative_to(run_dir) for path in run_dir.glob("checkpoints/*/*"))
+    assert len(files) == 4 * 8
+    for path in [*files, Path("results.json"), Path("rollouts_after.gif"), Path("puzzles/train.jsonl")]:
+        assert (resumed / path).read_bytes() == (run_dir / path).read_bytes(), path
+
+    def without_clocks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{name: value for name, value in row.items() if not name.startswith("seconds")} for row in rows]
+
+    assert without_clocks(metrics(resumed)) == without_clocks(metrics(run_dir))
+
+
+def test_the_control_trains_on_other_advantages(run_dir: Path, tmp_path: Path) -> None:
+    arguments = ["--grpo.shuffle_advantages", "true", "--grpo.updates", "1", "--init_from", str(run_dir)]
+    assert main([*ARGUMENTS, *arguments, "--stage", "grpo", "--run_dir", str(tmp_path / "control")]) == 0
+    plain, control = (
+        next(row for row in metrics(path) if row["phase"] == "grpo") for path in (run_dir, tmp_path / "control")
+    )
+    assert control["reward"] == plain["reward"]  # the same puzzles, noise and policy
+    assert control["zero_spread_fraction"] == plain["zero_spread_fraction"]
+    assert control["grad_norm"] != plain["grad_norm"]
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--grpo.sde_steps all --grpo.sampler cps", "--grpo.inner_epochs 2 --grpo.kl_weight 0.1"]
+)
+def test_other_ways_to_train(arguments: str, run_dir: Path, tmp_path: Path) -> None:
+    whole = [*ARGUMENTS, "--stage", "grpo", "--init_from", str(run_dir), "--run_dir", str(tmp_path / "other")]
+    assert main([*whole, "--grpo.reward", "sparse", *arguments.split()]) == 0
+    rows = [row for row in metrics(tmp_path / "other") if row["phase"] == "grpo"]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["reward"] == row["success"] for row in rows)
