@@ -18,6 +18,9 @@ from vrlvr.models.codec import Codec
 from vrlvr.puzzles import Puzzle
 
 
+_MAX_DRAWS = 10  # draws a wanted puzzle, before a split is taken to be exhausted
+
+
 def difficulty(data: DataConfig, task: str) -> object:
     """The configured difficulty of a task."""
     return getattr(data, task)
@@ -42,12 +45,22 @@ def generate_all(config: Config, world: World, split: str, number: int) -> dict[
     """`number` puzzles of every task, each rank making its share; with data.dir set, `train` and `test` are read there."""
     if config.data.dir and split in ("train", "test"):
         return {task: _read(Path(config.data.dir), split, task, number) for task in config.data.tasks}
-    return {
-        task: [
-            p for part in world.gather([generate(config, split, task, i) for i in world.share(number)]) for p in part
-        ]
-        for task in config.data.tasks
-    }
+    return {task: _draw(config, world, split, task, number) for task in config.data.tasks}
+
+
+def _draw(config: Config, world: World, split: str, task: str, number: int) -> list[Puzzle]:
+    """The split's first puzzles; for `test` no two that are symmetric copies, so that every one counts once."""
+    drawn: dict[bytes | int, Puzzle] = {}
+    for start in range(0, _MAX_DRAWS * number, number):
+        mine = [generate(config, split, task, start + i) for i in world.share(number)]
+        for puzzle in (puzzle for part in world.gather(mine) for puzzle in part):
+            drawn.setdefault(puzzles.canonical(puzzle) if split == "test" else len(drawn), puzzle)
+        if len(drawn) >= number:
+            return list(drawn.values())[:number]
+    raise UserError(
+        f"only {len(drawn)} distinct {task} puzzles were found for the {split} split, {number} are asked for; "
+        f"lower data.num_{split} or enlarge the boards of data.{task}"
+    )
 
 
 def read_split(run_dir: Path, split: str) -> dict[str, list[Puzzle]]:

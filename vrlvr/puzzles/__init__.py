@@ -47,6 +47,11 @@ def generate(task: str, difficulty: Any, seed: int, split: str, index: int) -> P
     return ROOMS[task].generate(difficulty, rng_for(seed, split, index), lambda key: split_of(key) == split)
 
 
+def canonical(puzzle: Puzzle) -> bytes:
+    """A key that all symmetric copies of a puzzle share."""
+    return room_of(puzzle).canonical(puzzle)
+
+
 def render(puzzle: Puzzle, height: int, width: int, num_frames: int, frames_per_move: int) -> NDArray[np.uint8]:
     """The planner's video, video_TYXC uint8. Frame 0 shows the puzzle alone; the solved state is held to the end."""
     room = room_of(puzzle)
