@@ -17,7 +17,6 @@ from vrlvr.errors import UserError
 from vrlvr.models.codec import Codec
 from vrlvr.puzzles import Puzzle
 
-
 _MAX_DRAWS = 10  # draws a wanted puzzle, before a split is taken to be exhausted
 
 
