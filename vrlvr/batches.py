@@ -63,13 +63,16 @@ def _draw(config: Config, world: World, split: str, task: str, number: int) -> l
 
 
 def read_split(run_dir: Path, split: str) -> dict[str, list[Puzzle]]:
-    """The puzzles of a run's split, by task. Raises UserError if the data stage has not been run."""
+    """The puzzles of a run's split, by task. Raises UserError if the data stage has not been run, or its file is damaged."""
     path = run_dir / "puzzles" / f"{split}.jsonl"
     if not path.exists():
         raise UserError(f"{path} is missing; run --stage data first")
     by_task: dict[str, list[Puzzle]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        puzzle = puzzles.from_json(json.loads(line))
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            puzzle = puzzles.from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: line {number} is no puzzle ({error}); run --stage data anew") from error
         by_task.setdefault(puzzle.task, []).append(puzzle)
     return by_task
 

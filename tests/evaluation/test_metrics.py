@@ -43,7 +43,6 @@ def test_a_row_holds_means_over_samples_and_the_f1_of_the_means() -> None:
         "f1": 50.0,
         "success_rate": 25.0,
         "num_puzzles": 2,
-        "num_samples": 4,
         "source": "measured",
     }
     assert interval is not None

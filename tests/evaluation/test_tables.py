@@ -31,7 +31,6 @@ def row(system: str = "rl", task: str = "maze", **changes: Any) -> Row:
         "success_rate": 40.0,
         "success_rate_ci95": [35.1, 45.2],
         "num_puzzles": 300,
-        "num_samples": 600,
         "source": "measured",
     }
     return values | changes  # type: ignore[return-value]

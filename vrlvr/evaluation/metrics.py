@@ -39,7 +39,6 @@ class Row(TypedDict):
     success_rate: float
     success_rate_ci95: list[float] | None
     num_puzzles: int | None
-    num_samples: int | None
     source: str
 
 
@@ -76,7 +75,6 @@ def summarise(system: str, task: str, verdicts: Sequence[Sequence[Verdict]], sou
         success_rate=100 * float(solved.sum() / counts.sum()),
         success_rate_ci95=_percent(clustered_interval(solved, counts)),
         num_puzzles=len(counts),
-        num_samples=len(samples),
         source=source,
     )
 

@@ -43,6 +43,5 @@ def _row(system: str, task: str, precision: float, recall: float, f1: float, suc
         success_rate=success_rate,
         success_rate_ci95=None,
         num_puzzles=None,
-        num_samples=None,
         source="published",
     )

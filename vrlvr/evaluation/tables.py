@@ -1,7 +1,7 @@
 """Results on disk (results.json, gains.json) and as tables: Markdown for pages, rich for the terminal.
 
 results.json is a list of rows {system, task, precision, recall, f1, success_rate, success_rate_ci95, num_puzzles,
-num_samples, source}: rates in 0..100, source `measured` (here) or `published` (as printed elsewhere).
+source}: rates in 0..100, source `measured` (here) or `published` (as printed elsewhere).
 """
 
 import json
@@ -177,7 +177,6 @@ _ROW: dict[str, tuple[str, Check]] = {
     "success_rate": _RATE,
     "success_rate_ci95": ("[low, high] in 0..100 or null", lambda value: value is None or _is_interval(value, 0, 100)),
     "num_puzzles": _OPTIONAL_COUNT,
-    "num_samples": _OPTIONAL_COUNT,
     "source": (f"one of {', '.join(SOURCES)}", lambda value: value in SOURCES),
 }
 _GAIN: dict[str, tuple[str, Check]] = {

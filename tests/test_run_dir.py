@@ -1,0 +1,145 @@
+"""A run's folder: never overwritten, never gone on with under other options, one line for whatever is wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_run import ARGUMENTS
+
+from vrlvr import run_dir as module
+from vrlvr.run_dir import facts
+from vrlvr.train import main
+
+SHORT = ["--sft.max_steps", "2", "--grpo.updates", "1", "--grpo.validate_every", "9"]
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run after data and SFT."""
+    path = tmp_path_factory.mktemp("runs") / "trained"
+    for stage in ("data", "sft"):
+        assert main([*ARGUMENTS, *SHORT, "--run_dir", str(path), "--stage", stage, "--resume", "auto"]) == 0
+    return path
+
+
+@pytest.fixture
+def copy_of(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line that must be refused, and gives the line."""
+
+    def run(run_dir: Path, *arguments: str) -> str:
+        assert main([*ARGUMENTS, *SHORT, "--run_dir", str(run_dir), *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return run
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_fresh_run_moves_a_former_one_aside(copy_of: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(copy_of)
+    assert main([*ARGUMENTS, *SHORT, "--run_dir", str(copy_of), "--stage", "data"]) == 0
+    assert snapshot(copy_of.with_name("run.1")) == before
+    assert f"the former {copy_of} is now {copy_of}.1" in capsys.readouterr().out
+    assert not (copy_of / "checkpoints").exists()
+
+
+def test_sft_is_not_trained_over_its_own_checkpoints(copy_of: Path, refused: Run) -> None:
+    before = snapshot(copy_of)
+    line = refused(copy_of, "--stage", "sft")
+    assert "already holds checkpoints of stage sft" in line
+    assert "--resume auto" in line
+    assert snapshot(copy_of) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "drift"),
+    [
+        ("--stage sft --resume auto --sft.lr 0.5", "sft.lr was 0.003, now 0.5"),
+        ("--stage grpo --model.num_layers 3", "model.num_layers was 1, now 3"),
+        ("--stage sft --resume auto --data.maze.flips 0.2", "data.maze.flips was 0.1, now 0.2"),
+        ("--stage eval --seed 2", "seed was 1, now 2"),
+    ],
+)
+def test_other_options_are_named(arguments: str, drift: str, copy_of: Path, refused: Run) -> None:
+    before = snapshot(copy_of)
+    line = refused(copy_of, *arguments.split())
+    assert drift in line
+    assert "another --run_dir" in line
+    assert snapshot(copy_of) == before
+
+
+def test_options_of_stages_that_have_not_begun_may_change(copy_of: Path) -> None:
+    common = [*ARGUMENTS, *SHORT, "--run_dir", str(copy_of)]
+    assert main([*common, "--stage", "grpo", "--grpo.lr", "0.001"]) == 0
+    assert main([*common, "--stage", "grpo", "--grpo.lr", "0.002", "--resume", "auto"]) == 2
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo", "eval"])
+def test_a_run_that_does_not_exist(stage: str, tmp_path: Path, refused: Run) -> None:
+    line = refused(tmp_path / "nowhere", "--stage", stage)
+    assert str(tmp_path / "nowhere") in line
+    assert "use a run whose stage is complete" in line or "run --stage data first" in line
+
+
+def test_grpo_needs_a_complete_sft(copy_of: Path, refused: Run) -> None:
+    shutil.rmtree(copy_of / "checkpoints" / "sft-final")
+    assert "sft-final/ema.safetensors is no readable checkpoint" in refused(copy_of, "--stage", "grpo")
+
+
+def test_missing_puzzles(copy_of: Path, refused: Run) -> None:
+    (copy_of / "puzzles" / "val.jsonl").unlink()
+    assert "val.jsonl is missing; run --stage data first" in refused(copy_of, "--stage", "grpo")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "a: ["])
+def test_a_damaged_config(text: str, copy_of: Path, refused: Run) -> None:
+    (copy_of / "config.yaml").write_text(text)
+    assert "config.yaml is damaged" in refused(copy_of, "--stage", "grpo")
+
+
+def test_damaged_puzzles(copy_of: Path, refused: Run) -> None:
+    path = copy_of / "puzzles" / "val.jsonl"
+    path.write_text(path.read_text()[:-30])
+    assert "val.jsonl: line 9 is no puzzle" in refused(copy_of, "--stage", "grpo")
+
+
+def test_a_run_starts_from_anothers_sft_policy(trained: Path, tmp_path: Path) -> None:
+    before = snapshot(trained)
+    arguments = ["--stage", "grpo", "--init_from", str(trained), "--seed", "5", "--run_dir", str(tmp_path / "new")]
+    assert main([*ARGUMENTS, *SHORT, *arguments]) == 0
+    assert (tmp_path / "new" / "checkpoints" / "grpo-final" / "ema.safetensors").exists()
+    assert snapshot(trained) == before
+
+
+def test_a_run_does_not_start_from_another_that_does_not_fit(trained: Path, tmp_path: Path, refused: Run) -> None:
+    start = ["--stage", "grpo", "--init_from"]
+    assert "lacks config.yaml, puzzles" in refused(tmp_path / "a", *start, str(tmp_path / "none"))
+    line = refused(tmp_path / "b", *start, str(trained), "--model.ffn_dim", "64")
+    assert "model.ffn_dim was 32, now 64" in line
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, refused: Run) -> None:
+    (tmp_path / "file").write_text("")
+    assert "choose another one" in refused(tmp_path / "file" / "run")
+
+
+def test_facts_name_command_versions_and_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vrlvr.config import Config
+
+    monkeypatch.setattr(module, "_commit", lambda: "abc")
+    told = facts(Config(seed=4), ["--grpo.reward", "{maze: 1}"], 2)
+    assert told["command"] == "vrlvr train --grpo.reward '{maze: 1}'"
+    assert (told["processes"], told["seed"], told["commit"]) == (2, 4, "abc")
+    json.dumps(told)
