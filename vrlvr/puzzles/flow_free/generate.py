@@ -23,7 +23,8 @@ class Difficulty:
 
     mixes: (number of colours, longest path in cells) pairs, one of which is drawn for each board.
     min_path: shortest path in cells, both endpoints included. max_moves: longest plan.
-    cells_per_move: cells that a colour grows in one move.
+    cells_per_move: cells that a colour grows in one move, at both ends together. No board is made whose every path is
+    drawn in a single move: a video that jumps from the first frame to the last one would solve it.
     alongside: probability with which the walk lets a path touch itself, per contact. At 1 all partitions of the grid
     are alike, as small boards want for variety. From 6x6 on few of them have a single solution; 0.1 makes it likely.
     unique_cells: boards of up to this many cells are made to have exactly one solution; larger ones may have several.
@@ -64,6 +65,12 @@ class Difficulty:
                     f"a path of {longest} cells takes {num_moves(longest, self.cells_per_move)} moves at "
                     f"{self.cells_per_move} cells a move, more than max_moves={self.max_moves}; shorten it in mixes"
                 )
+            possible = min(longest, cells - (colours - 1) * self.min_path)
+            if num_moves(possible, self.cells_per_move) < 2:
+                raise ValueError(
+                    f"{colours} paths of at most {possible} cells are all drawn in one move of cells_per_move="
+                    f"{self.cells_per_move} cells; lower it, or lengthen paths in mixes"
+                )
 
 
 def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[[bytes], bool]) -> Puzzle:
@@ -78,7 +85,10 @@ def generate(difficulty: Difficulty, rng: np.random.Generator, accept: Callable[
     walk.run(_MIXING * rows * cols)
     for _ in range(_MAX_CANDIDATES):
         walk.run(_SPACING * rows * cols)
-        if any(not difficulty.min_path <= len(path) <= longest for path in walk.paths):
+        lengths = [len(path) for path in walk.paths]
+        if not difficulty.min_path <= min(lengths) <= max(lengths) <= longest:
+            continue
+        if num_moves(max(lengths), difficulty.cells_per_move) < 2:
             continue
         if not accept(canonical_key(rows, cols, walk.paths)):
             continue

@@ -177,7 +177,7 @@ def _grow(facts: _Facts, growth: _Growth, colour: int, before: list[int], now: l
         growth.joined = any(b in facts.beside[a] for a, b in heads)
         growth.ever_joined |= growth.joined
         growth.consistent = max(growth.consistent, _consistent(facts, cells, cells | facts.pairs[colour]))
-    elif new.bit_count() > limit and _extend(facts.beside, growth.heads, new, new.bit_count()):
+    elif new.bit_count() > limit:
         growth.broken = "grew_too_fast"
     else:
         growth.broken = "disconnected"
@@ -196,17 +196,16 @@ def _extend(beside: Around, heads: Heads, new: int, limit: int) -> Heads:
     return frozenset(
         (first, second)
         for a, b in heads
-        for first, rest in _strolls(beside, a, new, limit)
-        for second, left in _strolls(beside, b, rest, limit)
+        for first, rest in _strolls(beside, a, new)
+        for second, left in _strolls(beside, b, rest)
         if not left
     )
 
 
-def _strolls(beside: Around, head: int, new: int, limit: int) -> list[tuple[int, int]]:
-    """All (last cell, cells not taken) of simple paths from a head through at most `limit` of the new cells."""
+def _strolls(beside: Around, head: int, new: int) -> list[tuple[int, int]]:
+    """All (last cell, cells not taken) of simple paths from a head through new cells: exponential, so for a few only."""
     found = [(head, new)]
-    if limit and new:
-        for cell in beside[head]:
-            if new >> cell & 1:
-                found += _strolls(beside, cell, new & ~(1 << cell), limit - 1)
+    for cell in beside[head]:
+        if new >> cell & 1:
+            found += _strolls(beside, cell, new & ~(1 << cell))
     return found
