@@ -51,9 +51,10 @@ def _eval(arguments: Sequence[str]) -> int:
 
 def _data(arguments: Sequence[str]) -> int:
     parser = ArgumentParser(prog="vrlvr data", exit_on_error=False)
-    parser.add_function_arguments(dataset.build)
-    options = _parsed(parser, arguments)
-    dataset.build(**options.as_dict())
+    parser.add_function_arguments(dataset.build, skip={"tasks", "difficulties"})
+    parser.add_argument("--tasks", type=str, default=",".join(puzzles.ROOMS), help="tasks, comma separated")
+    options = _parsed(parser, arguments).as_dict()
+    dataset.build(**options | {"tasks": options["tasks"].split(",")})
     return 0
 
 

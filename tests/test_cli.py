@@ -1,0 +1,90 @@
+"""The console script, as a user types it: exit codes, and one line for bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vrlvr import puzzles
+from vrlvr.cli import main
+from vrlvr.puzzles.maze import Difficulty
+from vrlvr.video_io import write_mp4
+
+SIZE = (96, 160)
+
+
+@pytest.fixture
+def maze(tmp_path):
+    """A maze's JSON and the planner's video of it."""
+    puzzle = puzzles.generate("maze", Difficulty(4, 5), 0, "test", 3)
+    puzzles.save(puzzle, tmp_path / "maze.json")
+    video = puzzles.render(puzzle, *SIZE, num_frames=9, frames_per_move=2)
+    write_mp4(tmp_path / "solved.mp4", video, fps=8)
+    write_mp4(tmp_path / "frozen.mp4", np.repeat(video[:1], 9, axis=0), fps=8)
+    return tmp_path
+
+
+def verify(folder, video, *options):
+    return main(["verify", str(folder / video), "--puzzle", str(folder / "maze.json"), *options])
+
+
+def test_verify_tells_solved_from_frozen_by_its_exit_code(maze, capsys):
+    assert verify(maze, "solved.mp4") == 0
+    assert capsys.readouterr().out.startswith("solved; reward 0.9")
+    assert verify(maze, "frozen.mp4") == 1
+    assert "not solved, not_solved at frame 8" in capsys.readouterr().out
+
+
+def test_verify_json_holds_the_whole_verdict(maze, capsys):
+    verify(maze, "solved.mp4", "--json")
+    verdict = json.loads(capsys.readouterr().out)
+    assert set(verdict) == {"solved", "reward", "components", "broken_rule", "frame", "precision", "recall", "f1"}
+    assert verdict["solved"] is True
+    assert verdict["f1"] == 1.0
+    assert verdict["broken_rule"] is None
+    assert verdict["components"]["progress"] == 1.0
+
+
+def test_data_then_verify(tmp_path, capsys):
+    out = tmp_path / "data"
+    sizes = ["--height", "96", "--width", "96", "--num_frames", "81"]
+    assert main(["data", "--out", str(out), "--num_train", "1", "--num_test", "1", "--tasks", "maze,sokoban", *sizes]) == 0
+    header, train, test = (out / "metadata_sokoban.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "video,prompt,input_image,puzzle"
+    assert train.startswith("train/sokoban/")
+    assert test.startswith("test/sokoban/")
+    assert not (out / "metadata_flowfree.csv").exists()
+    stem = out / "test" / "maze" / "00000"
+    assert main(["verify", f"{stem}.mp4", "--puzzle", f"{stem}.json"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["verfy"], "command 'verfy' does not exist; use one of train, data, eval, verify"),
+        (["verify", "solved.mp4"], "puzzle"),
+        (["verify", "missing.mp4", "--puzzle", "maze.json"], "missing.mp4"),
+        (["verify", "cut.mp4", "--puzzle", "maze.json"], "cut.mp4"),
+        (["verify", "maze.json", "--puzzle", "maze.json"], "maze.json"),
+        (["verify", "solved.mp4", "--puzzle", "solved.mp4"], "is no puzzle file"),
+        (["verify", "small.mp4", "--puzzle", "maze.json"], "a 4x5 board in a 16x16 frame leaves 3 pixels a cell"),
+        (["data", "--out", "d", "--num_train", "1", "--num_test", "1", "--num_frames", "6"], "num_frames"),
+        (["data", "--out", "d", "--num_train", "1", "--num_test", "1", "--tasks", "chess"], "chess"),
+        (["eval", "--run_dir", "nowhere"], "run"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(maze, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(maze)
+    (maze / "cut.mp4").write_bytes((maze / "solved.mp4").read_bytes()[:400])
+    write_mp4(maze / "small.mp4", np.zeros((5, 16, 16, 3), np.uint8), fps=8)
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("vrlvr: ")
+    assert told in lines[0]
+
+
+def test_help_lists_the_commands(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {command} " in shown for command in ("train", "data", "eval", "verify"))
