@@ -38,7 +38,7 @@ class DataConfig:
     num_test: int = 400
     dir: str | None = None
     maze: MazeDifficulty = field(default_factory=MazeDifficulty)
-    flowfree: FlowFreeDifficulty = field(default_factory=FlowFreeDifficulty)
+    flowfree: FlowFreeDifficulty = field(default_factory=lambda: FlowFreeDifficulty(mixes=((5, 5), (6, 5))))
     sokoban: SokobanDifficulty = field(default_factory=SokobanDifficulty)
 
 
