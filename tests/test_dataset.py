@@ -161,7 +161,7 @@ def test_other_arguments_are_refused(made, changes, message):
         ({"tasks": []}, "at least one task"),
         ({"tasks": ["maze", "maze"]}, "each once"),
         ({"difficulties": {}}, "difficulties lack maze"),
-        ({"height": 8}, "4x4 board in a 8x96"),
+        ({"height": 8}, "4x5 board in a 8x96"),
         ({"height": 95}, "odd side"),
         ({"difficulties": full_size_difficulties()}, "train/.*/00000 cannot be made: a plan of"),
     ],
