@@ -97,6 +97,7 @@ class GrpoConfig:
 
     puzzles x group_size samples an update; noise and gradient in the first sde_steps of num_steps ("all": full-step training,
     all but the last step, which ends at sigma 0); the rest of the way is an ODE in tail_steps steps (None: on the full grid).
+    mix: puzzles of each task per cycle of draws, 1 where it names none.
     keep_fraction: share of samples, by largest |advantage|, that is backpropagated. kl_weight: mean-space KL to the
     SFT policy. anchor_weight: MSE to the SFT velocity on anchor_fraction of the kept samples at a step after the window.
     inner_epochs: passes over a rollout (the clip can only bind from the second on).
@@ -106,6 +107,7 @@ class GrpoConfig:
 
     updates: int = 260
     puzzles: int = 36
+    mix: dict[str, int] = field(default_factory=dict)
     group_size: int = 8
     sampler: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
     noise_level: float = 0.7
@@ -206,6 +208,12 @@ def check(config: Config, world_size: int = 1) -> None:
                 f"data.{task} has plans of up to {moves} moves of {data.frames_per_move} frames, too long for "
                 f"data.num_frames={data.num_frames}; use data.num_frames={1 + -(-moves * data.frames_per_move // 4) * 4}"
             )
+    if unknown := sorted(set(grpo.mix) - set(data.tasks)):
+        raise UserError(f"grpo.mix names {', '.join(unknown)}; the tasks are {', '.join(data.tasks)}")
+    if min(grpo.mix.values(), default=1) < 1:
+        raise UserError(
+            f"grpo.mix={grpo.mix} must give every task at least 1; leave a task out of data.tasks to skip it"
+        )
     for task in data.tasks:
         weights = reward_weights(config).get(task)
         components = ROOMS[task].COMPONENTS

@@ -120,8 +120,8 @@ def rollout_sigmas(config: Config) -> list[float]:
 
 def puzzle_number(config: Config, number: int) -> Puzzle:
     """The RL puzzle of a global number: tasks take turns, and no puzzle is drawn twice."""
-    task = config.data.tasks[number % len(config.data.tasks)]
-    return generate(config, "rl", task, number)
+    cycle = [task for task in config.data.tasks for _ in range(config.grpo.mix.get(task, 1))]
+    return generate(config, "rl", cycle[number % len(cycle)], number)
 
 
 def average_over_ranks(world: World, values: dict[str, list[float]]) -> dict[str, float]:
