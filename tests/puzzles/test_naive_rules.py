@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from vrlvr.puzzles import ROOMS, flow_free, generate, render, render_states, verify, verify_many
+from vrlvr.puzzles.grid import around
 from vrlvr.puzzles.verdict import Verdict
 
 MAZE, SOKOBAN, FLOW = "# .@+", "# .$*@+", " AaBbCcDdEeFfGgHh"  # the mark of each label
@@ -243,6 +244,27 @@ def grow(puzzle: flow_free.Puzzle, rng: random.Random) -> np.ndarray:
     return np.stack([*video, video[-1]])
 
 
+def ramble(puzzle: flow_free.Puzzle, rng: random.Random) -> np.ndarray:
+    """Labels (T, R, K): both ends of every path grow into any empty cell, one cell a frame, until none can."""
+    video = [flow_free.states(puzzle, puzzle.solution)[0]]
+    heads = [list(pair) for pair in puzzle.endpoints]
+    while True:
+        state = video[-1].copy()
+        for colour, pair in enumerate(heads):
+            steps = [
+                (side, cell)
+                for side, head in enumerate(pair)
+                for cell in around(puzzle.rows, puzzle.cols)[head]
+                if state.flat[cell] == flow_free.render.EMPTY
+            ]
+            if steps:
+                side, pair[side] = rng.choice(steps)
+                state.flat[pair[side]] = flow_free.render.path_label(colour)
+        if (state == video[-1]).all():
+            return np.stack([*video, state])
+        video.append(state)
+
+
 def spoil(labels_TRK: np.ndarray, looks: int, rng: random.Random) -> None:
     """In half of the cases: another look for a cell, two cells exchanged, a frame shown again, two frames exchanged."""
     for _ in range(rng.choice([0, 0, 1, 2])):
@@ -283,3 +305,15 @@ def test_random_growth_some_of_it_spoiled(cells_per_move):
         spoil(labels, 3 + 2 * len(puzzle.endpoints), rng)
         solved += compare(puzzle, labels, verify(puzzle, draw(puzzle, labels)))
     assert 130 < solved < 320
+
+
+def test_filled_boards_are_solved_only_by_paths_from_end_to_end():
+    """Most boards that are filled by growth in any direction hold loose ends; the others are solutions."""
+    rng, filled, solved = random.Random(3), 0, 0
+    difficulty = flow_free.Difficulty(3, 3, mixes=((2, 6),), unique_cells=0)
+    for index in range(600):
+        puzzle = generate("flowfree", difficulty, 9, "rl", index % 20)
+        labels = ramble(puzzle, rng)
+        filled += bool((labels[-1] != flow_free.render.EMPTY).all())
+        solved += compare(puzzle, labels, verify(puzzle, draw(puzzle, labels)))
+    assert 50 < solved < filled - 50
