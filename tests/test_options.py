@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_run import ARGUMENTS
 
 from vrlvr import options
 from vrlvr.config import Config, check
@@ -29,7 +30,7 @@ def refusal(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[
         ("--grpo.grup_size 8", ["grpo.grup_size", "nearest one is grpo.group_size"]),
         ("--sftt.lr 1", ["sftt.lr", "nearest one is sft.lr"]),
         ("--grpo.group_size 1", ["grpo.group_size=1", "at least 2"]),
-        ("--grpo.sde_steps 10", ["grpo.sde_steps=10", "from 1 to 9", "use all"]),
+        ("--grpo.sde_steps 5", ["grpo.sde_steps=5", "from 1 to 4", "use all"]),
         ("--grpo.sde_steps 12 --sampler.num_steps 12", ["grpo.sde_steps=12", "from 1 to 11"]),
         ("--grpo.sde_steps few", ["grpo.sde_steps", "few", "all"]),
         ("--grpo.tail_steps 0", ["grpo.tail_steps=0", "at least 1"]),
@@ -55,7 +56,7 @@ def refusal(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_command_line(arguments: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refusal(arguments.split(), tmp_path, capsys)
+    line = refusal([*ARGUMENTS, *arguments.split()], tmp_path, capsys)
     assert [word for word in words if word not in line] == [], line
 
 

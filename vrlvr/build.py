@@ -43,10 +43,8 @@ def load_policy(config: Config, codec: Codec, device: torch.device, run_dir: Pat
 
 
 def save_codec(codec: TinyCodec, run_dir: Path, world: World) -> None:
-    """Writes run_dir/codec/."""
-    if world.is_main:
-        write_folder(run_dir / "codec", {"codec": codec.state_dict()}, {})
-    world.barrier()
+    """Writes run_dir/codec/. Raises UserError if the disk refuses."""
+    world.on_main(lambda: write_folder(run_dir / "codec", {"codec": codec.state_dict()}, {}))
 
 
 def load_codec(run_dir: Path) -> TinyCodec:

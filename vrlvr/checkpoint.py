@@ -41,12 +41,13 @@ class Checkpoints:
 
     def save(self, stage: str, state: TrainState, name: str) -> None:
         """Rank 0 writes the state as `name` and points the stage to it. Raises UserError if the disk refuses."""
-        if self.world.is_main:
-            tensors = {"model": state.model.state_dict(), "ema": state.ema.model.state_dict()}
-            tensors["optimizer"] = _optimizer_tensors(state.optimizer)
-            write_folder(self.folder / name, tensors, {"stage": stage, "progress": dataclasses.asdict(state.progress)})
-            write_text(self._pointer(stage), name + "\n")
-        self.world.barrier()
+        self.world.on_main(lambda: self._write(stage, state, name))
+
+    def _write(self, stage: str, state: TrainState, name: str) -> None:
+        tensors = {"model": state.model.state_dict(), "ema": state.ema.model.state_dict()}
+        tensors["optimizer"] = _optimizer_tensors(state.optimizer)
+        write_folder(self.folder / name, tensors, {"stage": stage, "progress": dataclasses.asdict(state.progress)})
+        write_text(self._pointer(stage), name + "\n")
 
     def restore(self, stage: str, state: TrainState) -> bool:
         """Loads the stage's newest checkpoint into state if this run resumes and there is one."""

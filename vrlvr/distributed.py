@@ -1,14 +1,18 @@
 """Data parallelism over torchrun's processes: the few collectives that training needs, no-ops in one process."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from vrlvr.errors import UserError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,18 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier()
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns on rank 0, on every rank. If it raises UserError there, every rank does, and none waits."""
+        outcome: Any = None
+        if self.is_main:
+            try:
+                outcome = work()
+            except UserError as error:
+                outcome = error
+        outcome = self.gather(outcome)[0]
+        if isinstance(outcome, UserError):
+            raise outcome
+        return outcome
 
     def sync_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Sums gradients over ranks in one flat all-reduce; a parameter without a gradient counts as zero."""

@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(config: Config, world: World, arguments: list[str]) -> None:
     """All stages in their order, each from what the one before left in run_dir."""
     begin, run_dir = time.perf_counter(), Path(config.run_dir)
-    said = open_run(config) if world.is_main else None
-    world.barrier()
+    said = world.on_main(lambda: open_run(config))
     with RunLog(run_dir, enabled=world.is_main) as log:
         if said:
             log.say(said)
