@@ -1,5 +1,6 @@
 """The console script: vrlvr train | data | eval | verify."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -46,7 +47,16 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _eval(arguments: Sequence[str]) -> int:
-    return _train([*arguments, "--stage", "eval"])
+    """Tests a run by the options that it was trained with, which the command line may override."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run_dir", default="runs/tiny")
+    known, others = parser.parse_known_args(list(arguments))
+    if "--help" in others:
+        return _train(others)
+    config = Path(known.run_dir) / "config.yaml"
+    if not config.exists():
+        raise UserError(f"{config} does not exist; name a trained run with --run_dir")
+    return _train(["--config", str(config), "--run_dir", known.run_dir, *others, "--stage", "eval"])
 
 
 def _data(arguments: Sequence[str]) -> int:
