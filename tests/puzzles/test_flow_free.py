@@ -1,6 +1,7 @@
 """FlowFree beyond the contract of all rooms: exact planner, the generator's promises, growth rules, dense reward."""
 
 import dataclasses
+import hashlib
 import itertools
 from functools import lru_cache
 
@@ -126,7 +127,7 @@ def test_boards_that_one_move_would_draw_are_passed_over():
 
 
 def test_small_boards_are_many():
-    """200 default boards, no two alike up to symmetry; 471 were met in a long search."""
+    """200 default boards, no two alike up to symmetry; 3,188 were met in 6,000 draws."""
     seen: set[bytes] = set()
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -134,6 +135,16 @@ def test_small_boards_are_many():
         assert key not in seen
         seen.add(key)
     assert len(seen) == 200
+
+
+def test_generation_is_the_same_on_every_machine():
+    """Data made by one version of this code belongs to it: change the digest only with a note in the changelog."""
+    digest = hashlib.blake2b(digest_size=8)
+    for difficulty in (Difficulty(), SMALL, LARGE):
+        for index in range(3):
+            puzzle = make(index, difficulty)
+            digest.update(states(puzzle, puzzle.solution).tobytes())
+    assert digest.hexdigest() == "a14b818d4894c8f8"
 
 
 def test_an_unsatisfiable_search_ends_with_one_line():
