@@ -48,7 +48,9 @@ def test_verify_json_holds_the_whole_verdict(maze, capsys):
 def test_data_then_verify(tmp_path, capsys):
     out = tmp_path / "data"
     sizes = ["--height", "96", "--width", "96", "--num_frames", "81"]
-    assert main(["data", "--out", str(out), "--num_train", "1", "--num_test", "1", "--tasks", "maze,sokoban", *sizes]) == 0
+    assert (
+        main(["data", "--out", str(out), "--num_train", "1", "--num_test", "1", "--tasks", "maze,sokoban", *sizes]) == 0
+    )
     header, train, test = (out / "metadata_sokoban.csv").read_text(encoding="utf-8").splitlines()
     assert header == "video,prompt,input_image,puzzle"
     assert train.startswith("train/sokoban/")

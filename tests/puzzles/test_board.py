@@ -83,9 +83,9 @@ def test_leading_dimensions_are_kept():
     assert rmse.shape == (2, 3, 3, 5)
 
 
-def test_the_board_is_centred():
+def test_the_board_is_centred_at_even_pixels():
     place = board.layout(2, 3, 21, 40)
-    assert (place.cell, place.top, place.left) == (10, 0, 5)
+    assert (place.cell, place.top, place.left) == (10, 0, 4)
     video = board.render(np.zeros((1, 2, 3), int), np.full((1, 2, 3), 200, np.uint8), 21, 40)
     assert (video[0, :20, 5:35] == 200).all()
     assert (video[0, 20] == board.BACKGROUND).all()

@@ -39,14 +39,20 @@ class Layout:
 
 @lru_cache(maxsize=256)
 def layout(rows: int, cols: int, height: int, width: int) -> Layout:
-    """The layout of a board in a frame. Raises ValueError if a cell would have fewer than 4 pixels a side."""
+    """The layout of a board in a frame. Raises ValueError if a cell would have fewer than 4 pixels a side.
+
+    The board, and the cells of all but tiny ones, start at even pixels: H.264 stores one colour for each 2x2 of them, and a
+    cell that shares it with its neighbour is hard to read.
+    """
     cell = min(height // rows, width // cols)
     if cell < MIN_CELL_PX:
         raise ValueError(
             f"a {rows}x{cols} board in a {height}x{width} frame leaves {cell} pixels a cell, at least {MIN_CELL_PX} are "
             f"needed; use a frame of {rows * MIN_CELL_PX}x{cols * MIN_CELL_PX} or more"
         )
-    return Layout(rows, cols, height, width, cell, (height - rows * cell) // 2, (width - cols * cell) // 2)
+    if cell > _EXACT_CELL_PX:
+        cell -= cell % 2
+    return Layout(rows, cols, height, width, cell, (height - rows * cell) // 4 * 2, (width - cols * cell) // 4 * 2)
 
 
 def _disc(cell: int, offsets: NDArray[np.int64], margin_percent: int) -> NDArray[np.bool_]:
