@@ -87,9 +87,9 @@ def test_the_board_is_centred_at_even_pixels():
     place = board.layout(2, 3, 21, 40)
     assert (place.cell, place.top, place.left) == (10, 0, 4)
     video = board.render(np.zeros((1, 2, 3), int), np.full((1, 2, 3), 200, np.uint8), 21, 40)
-    assert (video[0, :20, 5:35] == 200).all()
+    assert (video[0, :20, 4:34] == 200).all()
     assert (video[0, 20] == board.BACKGROUND).all()
-    assert (video[0, :, :5] == board.BACKGROUND).all()
+    assert (video[0, :, :4] == board.BACKGROUND).all()
 
 
 def test_a_board_that_does_not_fit_is_refused():
