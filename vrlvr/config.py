@@ -105,13 +105,13 @@ class GrpoConfig:
     reward: dense, sparse (success only), or the weights of every task's components, {task: {component: weight}}.
     """
 
-    updates: int = 260
+    updates: int = 180
     puzzles: int = 36
     mix: dict[str, int] = field(default_factory=dict)
     group_size: int = 8
     sampler: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
     noise_level: float = 0.7
-    sde_steps: int | Literal["all"] = 3
+    sde_steps: int | Literal["all"] = 5
     tail_steps: int | None = 3
     shared_noise: bool = True
     inner_epochs: int = 1
@@ -122,7 +122,7 @@ class GrpoConfig:
     anchor_weight: float = 1e-3
     anchor_fraction: float = 0.25
     lr: float = 5e-4
-    decay_fraction: float = 0.4
+    decay_fraction: float = 0.6
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     ema_decay: float = 0.9
