@@ -15,7 +15,8 @@ PACKAGES = [
     "vrlvr_kernels",
 ]
 
-WAN = ["diffusers>=0.38,<0.43", "transformers>=4.57,<6", "peft>=0.17", "ftfy"]
+WAN = ["diffusers>=0.38,<0.43", "transformers>=4.57,<6"]
+TEST = ["pytest>=8", "pytest-benchmark>=5", "pytest-timeout>=2", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"]
 
 setup(
     name="vrlvr",
@@ -39,11 +40,10 @@ setup(
         "pyyaml>=6",
         "rich>=13",
         "tensorboard>=2.18",
-        "matplotlib>=3.9",
     ],
     extras_require={
         "wan": WAN,
-        "test": [*WAN, "pytest>=8", "pytest-benchmark>=5", "pytest-timeout>=2", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
+        "test": [*WAN, *TEST],
     },
     entry_points={"console_scripts": ["vrlvr = vrlvr.cli:main"]},
 )

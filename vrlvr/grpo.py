@@ -96,9 +96,8 @@ def train_grpo(
         scalars["seconds_rollout"] = [rolled_out - begin]
         scalars["seconds_decode"], scalars["seconds_verify"] = [scores.seconds_decode], [scores.seconds_verify]
         scalars["seconds_update"] = [time.perf_counter() - scored]
-        scalars["seconds_cpu"] = [
-            world.size * (time.process_time() - cpu_begin)
-        ]  # the mean over ranks is then their sum
+        cpu = time.process_time() - cpu_begin
+        scalars["seconds_cpu"] = [world.size * cpu]  # the mean over ranks is then their sum
         means = average_over_ranks(world, scalars) | {"lr": lr}
         if progress.step % grpo.validate_every == 0:
             success = success_by_task(config, world, ema.model, codec, val, noise_seed=0)
@@ -119,7 +118,7 @@ def rollout_sigmas(config: Config) -> list[float]:
 
 
 def puzzle_number(config: Config, number: int) -> Puzzle:
-    """The RL puzzle of a global number: tasks take turns, and no puzzle is drawn twice."""
+    """The RL puzzle of a global number: tasks take turns as `mix` says."""
     cycle = [task for task in config.data.tasks for _ in range(config.grpo.mix.get(task, 1))]
     return generate(config, "rl", cycle[number % len(cycle)], number)
 

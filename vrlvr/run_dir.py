@@ -47,7 +47,7 @@ def open_run(config: Config) -> str | None:
             f"{run_dir} already holds checkpoints of stage {config.stage}; go on with --resume auto, or choose another "
             f"--run_dir (with --init_from {run_dir} to start from its SFT policy)"
         )
-    if config.init_from:
+    if config.init_from and not (run_dir / "checkpoints" / "latest-sft").exists():
         _adopt(config, Path(config.init_from), run_dir)
     options.save(config, run_dir / "config.yaml")
     return said
