@@ -14,7 +14,8 @@ from vrlvr.errors import UserError
 from vrlvr.puzzles import ROOMS, flow_free
 from vrlvr.video_io import grid, read_mp4, write_gif, write_mp4
 
-TINY = puzzles.render(puzzles.generate("flowfree", flow_free.Difficulty(), 1, "train", 0), 16, 16, 5, 1)
+SMALL = flow_free.Difficulty(rows=4, cols=4, mixes=((3, 7), (4, 5)), cells_per_move=2)
+TINY = puzzles.render(puzzles.generate("flowfree", SMALL, 1, "train", 0), 16, 16, 5, 1)
 
 
 def stills(count: int = 3, height: int = 48, width: int = 64) -> np.ndarray:
@@ -55,9 +56,9 @@ def test_the_frame_rate_is_kept(tmp_path):
 def test_tiny_puzzle_videos_keep_their_meaning_when_enlarged(tmp_path):
     for task, room in ROOMS.items():
         puzzle = puzzles.generate(task, room.Difficulty(), 1, "train", 0)
-        write_mp4(tmp_path / f"{task}.mp4", puzzles.render(puzzle, 16, 16, 5, 1), fps=4, scale=4)
+        write_mp4(tmp_path / f"{task}.mp4", puzzles.render(puzzle, 16, 20, 5, 1), fps=4, scale=4)
         video = read_mp4(tmp_path / f"{task}.mp4")
-        assert video.shape == (5, 64, 64, 3)
+        assert video.shape == (5, 64, 80, 3)
         assert puzzles.verify(puzzle, video).solved
 
 
