@@ -93,7 +93,7 @@ def main() -> int:
         )
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        result = {"run": facts(base, sys.argv[1:], 1), "rows": rows}
+        result = {"run": facts(base, ["python", "profiling/esf_saving.py", *sys.argv[1:]], 1), "rows": rows}
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -139,7 +139,7 @@ def test_facts_name_command_versions_and_hardware(monkeypatch: pytest.MonkeyPatc
     from vrlvr.config import Config
 
     monkeypatch.setattr(module, "_commit", lambda: "abc")
-    told = facts(Config(seed=4), ["--grpo.reward", "{maze: 1}"], 2)
+    told = facts(Config(seed=4), ["vrlvr", "train", "--grpo.reward", "{maze: 1}"], 2)
     assert told["command"] == "vrlvr train --grpo.reward '{maze: 1}'"
     assert (told["processes"], told["seed"], told["commit"]) == (2, 4, "abc")
     json.dumps(told)

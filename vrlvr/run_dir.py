@@ -107,11 +107,11 @@ def _differences(former: Any, new: Any, name: str) -> Iterator[str]:
         yield f"{name} was {former}, now {new}"
 
 
-def facts(config: Config, arguments: list[str], world_size: int) -> dict[str, Any]:
+def facts(config: Config, command: list[str], world_size: int) -> dict[str, Any]:
     """What a reader needs to judge or repeat a run: command, commit, versions, hardware."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "command": shlex.join(["vrlvr", "train", *arguments]),
+        "command": shlex.join(command),
         "processes": world_size,
         "seed": config.seed,
         "vrlvr": __version__,

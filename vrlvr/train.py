@@ -60,7 +60,9 @@ def train(config: Config, world: World, arguments: list[str]) -> None:
             if config.stage in (stage, "all"):
                 STAGES[stage](config, world, log, run_dir)
         if config.stage in ("eval", "all") and world.is_main:
-            run_facts = facts(config, arguments, world.size) | {"seconds": round(time.perf_counter() - begin, 1)}
+            run_facts = facts(config, ["vrlvr", "train", *arguments], world.size) | {
+                "seconds": round(time.perf_counter() - begin, 1)
+            }
             write_text(run_dir / "run.json", json.dumps(run_facts, indent=1))
     if config.stage in ("eval", "all") and world.is_main:
         write_results_md(run_dir)
