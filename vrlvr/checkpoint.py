@@ -61,9 +61,6 @@ class Checkpoints:
             setattr(state.progress, key, value)
         return True
 
-    def has(self, stage: str) -> bool:
-        return self._pointer(stage).exists()
-
     def _pointer(self, stage: str) -> Path:
         return self.folder / f"latest-{stage}"
 

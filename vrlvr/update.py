@@ -2,7 +2,7 @@
 
 A *row* is one evaluation of the policy; a *term* is the GRPO loss of one sample at one SDE step. With shared initial noise
 the samples of a puzzle share the row of step 0, whose backward then is one with their summed upstream gradients: exact.
-Rows of all steps are batched together, micro_batch rows at a time.
+The rows of a step are batched, micro_batch at a time.
 """
 
 from dataclasses import dataclass, field
@@ -20,10 +20,11 @@ from vrlvr_kernels.grpo_loss import grpo_loss
 
 
 @dataclass
-class Row:
-    """Everything that replaying some forwards needs, and the terms that hang on them.
+class RowBatch:
+    """Some rows of one step, with everything that replaying them needs, and the terms that hang on them.
 
-    x, sigma, first, task: per row. row_of, sample, next_x, coefficients, log_prob: per term; row_of counts in this batch.
+    x, first, task: per row. row_of, next_x, advantage, rollout_log_prob, old_log_prob: per term; row_of is the place of a
+    term's row in this batch. step, sigma, coefficients (a, b, std): of the step.
     """
 
     step: int
@@ -53,7 +54,7 @@ class Anchor:
 class Replay:
     """Micro-batches of rows. num_terms, num_anchors: over all ranks, the denominators of the two means."""
 
-    batches: list[Row] = field(default_factory=list)
+    batches: list[RowBatch] = field(default_factory=list)
     num_terms: int = 0
     anchor: Anchor | None = None
     num_anchors: int = 0
@@ -93,7 +94,7 @@ def build_replay(
             )
             puzzle = rows if shared else rows // group
             replay.batches.append(
-                Row(
+                RowBatch(
                     step=i,
                     x=trajectory.states[i][rows.to(device)],
                     sigma=step.sigma,
