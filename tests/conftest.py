@@ -1,4 +1,4 @@
-"""What every test needs: one thread, for speed and for the same sums everywhere, and no network."""
+"""What every test needs: one thread, for speed and for the same sums everywhere, no network, and Triton without a GPU."""
 
 import os
 
@@ -7,6 +7,9 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before a kernel's file is imported; only the kernels' own tests run Triton then
 
 torch.set_num_threads(1)
 settings.register_profile("vrlvr", deadline=None, derandomize=True)
