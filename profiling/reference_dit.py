@@ -33,6 +33,9 @@ class Float32LayerNorm(nn.LayerNorm):
 class RotaryTables(nn.Module):
     """Cosines and sines of each axis, float32 (max_seq_len, E), every angle twice; expanded over the grid at each forward."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
@@ -92,15 +95,22 @@ class Attention(nn.Module):
         return self.to_out[0](out.transpose(1, 2).flatten(2, 3).type_as(q))
 
 
+class _GeluProjection(nn.Module):
+    def __init__(self, dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, ffn_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.gelu(self.proj(x), approximate="tanh")
+
+
 class FeedForward(nn.Module):
     def __init__(self, dim: int, ffn_dim: int) -> None:
         super().__init__()
-        projection = nn.Module()
-        projection.proj = nn.Linear(dim, ffn_dim)
-        self.net = nn.ModuleList([projection, nn.Identity(), nn.Linear(ffn_dim, dim)])
+        self.net = nn.Sequential(_GeluProjection(dim, ffn_dim), nn.Identity(), nn.Linear(ffn_dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](functional.gelu(self.net[0].proj(x), approximate="tanh"))
+        return self.net(x)
 
 
 class Block(nn.Module):
@@ -220,20 +230,14 @@ class ReferenceWanTransformer(nn.Module):
             return "torch"
         for module in self.modules():
             if isinstance(module, Attention):
-                module.norm_q, module.norm_k = (
-                    _as_liger(LigerRMSNorm, norm) for norm in (module.norm_q, module.norm_k)
-                )
+                for name in ("norm_q", "norm_k"):
+                    norm = getattr(module, name)
+                    fused = LigerRMSNorm(norm.weight.numel(), eps=norm.eps)
+                    fused.weight = norm.weight
+                    setattr(module, name, fused)
         return "liger"
 
     def compile_blocks(self, **options: Any) -> None:
         """torch.compile of every block, as peers do; they share one compiled graph."""
         for block in self.blocks:
             block.compile(**options)
-
-
-def _as_liger(liger_rms_norm: Any, norm: nn.RMSNorm) -> nn.Module:
-    eps = norm.eps
-    assert eps is not None
-    fused = liger_rms_norm(norm.weight.numel(), eps=eps)
-    fused.weight = norm.weight
-    return fused

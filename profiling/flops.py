@@ -1,0 +1,64 @@
+"""Floating-point operations of a Wan transformer, counted by hand: two for a multiply-add of a matrix product or of attention.
+
+Elementwise work, norms and the softmax are left out, as is usual. A backward pass is two forwards (one product for the
+inputs' gradient, one for the weights'); full activation checkpointing adds a forward.
+"""
+
+import argparse
+import math
+import sys
+
+from vrlvr.models.dit import WanConfig
+
+
+def forward_flops(
+    config: WanConfig, num_tokens: int, num_text_tokens: int = 512, batch: int = 1, num_time_rows: int = 2
+) -> dict[str, int]:
+    """By part, for a batch of videos of num_tokens tokens each.
+
+    num_time_rows: distinct timesteps in the batch (with one per token, as diffusers' TI2V has them: batch * num_tokens).
+    """
+    D, N, L, layers = config.dim, num_tokens, num_text_tokens, config.num_layers
+    patch = math.prod(config.patch_size)
+    per_video = {
+        "patches": 2 * N * D * patch * (config.in_channels + config.out_channels),
+        "text": 2 * L * (config.text_dim * D + D * D),
+        "self_attention_linear": layers * 8 * N * D * D,
+        "self_attention": layers * 4 * N * N * D,
+        "cross_attention_linear": layers * (4 * N * D * D + 4 * L * D * D),
+        "cross_attention": layers * 4 * N * L * D,
+        "feed_forward": layers * 4 * N * D * config.ffn_dim,
+    }
+    time = 2 * num_time_rows * (config.freq_dim * D + D * D + 6 * D * D)
+    return {name: batch * flops for name, flops in per_video.items()} | {"time": time}
+
+
+def total_flops(config: WanConfig, num_tokens: int, num_text_tokens: int = 512, batch: int = 1, passes: int = 1) -> int:
+    """passes: 1 forward, 3 forward and backward, 4 with everything recomputed."""
+    return passes * sum(forward_flops(config, num_tokens, num_text_tokens, batch, num_time_rows=1 + batch).values())
+
+
+def tokens_of(config: WanConfig, num_frames: int, height: int, width: int) -> int:
+    """Tokens of a video behind the Wan2.2 VAE, which divides rows and columns by 16 and frames after the first by 4."""
+    frames, rows, columns = config.patch_size
+    return ((num_frames + 3) // 4 // frames) * (height // 16 // rows) * (width // 16 // columns)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="FLOPs of a forward of Wan2.2-TI2V-5B, by part.")
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--width", type=int, default=832)
+    parser.add_argument("--num_frames", type=int, default=81)
+    arguments = parser.parse_args()
+    config = WanConfig()
+    tokens = tokens_of(config, arguments.num_frames, arguments.height, arguments.width)
+    parts = forward_flops(config, tokens)
+    total = sum(parts.values())
+    print(f"{tokens} tokens, {total / 1e12:.1f} TFLOP a forward")
+    for name, flops in parts.items():
+        print(f"{name:>24} {flops / 1e12:>8.2f} TFLOP {flops / total:>6.1%}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
