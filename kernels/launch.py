@@ -39,5 +39,10 @@ def next_power_of_2(n: int) -> int:
 
 
 def num_programs(device: torch.device) -> int:
-    """Programs of a kernel that accumulates over rows: one a multiprocessor, so that each writes one row of partial sums."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+    """Programs of a kernel that accumulates over rows: one a multiprocessor, so that each writes one row of partial sums.
+
+    For meta tensors (the compile gate's) those of an H200.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 132 if device.type == "meta" else 2
