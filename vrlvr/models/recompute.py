@@ -1,0 +1,69 @@
+"""What the backward pass of a transformer block keeps from the forward, and what it computes again.
+
+| policy | kept of a block | computed again |
+|---|---|---|
+| none | everything its operations save | nothing |
+| selective | its inputs, the outputs of matrix products and of attention | norms, modulation, rotary embedding, GELU |
+| full | its inputs | the whole block |
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
+
+Policy = Literal["none", "selective", "full"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)  # from the least recomputed to the most
+
+_KEPT_ATEN_OPS = {
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "linear",
+    "_addmm_activation",
+    "_scaled_mm",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_cudnn_attention_forward",
+    "_efficient_attention_forward",
+    "_flash_attention_forward",
+}
+# The attention packages' operators have their own namespaces: flash_attn, flash_attn_3, xformers, xformers_flash, ...
+# FlashAttention-4 launches its kernels without an operator, so selective recomputation runs it twice.
+_KEPT_NAMESPACES = ("flash_attn", "xformers")
+
+
+def is_kept(op: torch._ops.OpOverload) -> bool:
+    """Whether `selective` keeps the outputs of this operator."""
+    namespace, _, name = op._schema.name.partition("::")
+    return name in _KEPT_ATEN_OPS if namespace == "aten" else namespace.startswith(_KEPT_NAMESPACES)
+
+
+def _policy(ctx: Any, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if is_kept(op) else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_selective_contexts = partial(create_selective_checkpoint_contexts, _policy)
+
+
+def run(block: Callable[..., Tensor], *args: Any, policy: Policy) -> Tensor:
+    """block(*args), whose backward recomputes by `policy`; the values and gradients are the same bit for bit.
+
+    The block must be deterministic: no random state is kept. Without gradients nothing is saved, whatever the policy.
+    """
+    if policy == "none" or not torch.is_grad_enabled():
+        return block(*args)
+    context_fn = _selective_contexts if policy == "selective" else noop_context_fn
+    return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=context_fn)
