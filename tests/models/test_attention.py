@@ -89,6 +89,14 @@ def test_the_meta_device_gives_shapes(backend: str) -> None:
     output.backward(torch.empty_like(output))
     assert (output.shape, output.dtype) == (q.shape, q.dtype)
     assert [x.grad.shape for x in (q, k, v)] == [q.shape, k.shape, v.shape]
+    assert choose(backend, q.device) == backend
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "expected"), [(torch.bfloat16, 128, "flash"), (torch.float64, 128, "math")]
+)
+def test_the_meta_device_stands_for_any_gpu(dtype: torch.dtype, head_dim: int, expected: str) -> None:
+    assert choose("auto", torch.device("meta"), dtype, head_dim) == expected
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, packages: dict[str, object]) -> None:

@@ -64,9 +64,14 @@ def _takes(name: str, dtype: torch.dtype, head_dim: int) -> bool:
 
 
 def available(device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> list[str]:
-    """The backends that run here: installed, made for this GPU, and taking heads of this type and dimension."""
+    """The backends that run here: installed, made for this GPU, and taking heads of this type and dimension.
+
+    The meta device has all that take them, since it stands for any GPU.
+    """
     if device.type == "cpu":
         return ["flash", "math"]
+    if device.type == "meta":
+        return [name for name in NAMES if _takes(name, dtype, head_dim)]
     if device.type != "cuda":
         return ["math"]
     major, _ = torch.cuda.get_device_capability(device)

@@ -9,18 +9,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-    noop_context_fn,
-)
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 Policy = Literal["none", "selective", "full"]
+Result = TypeVar("Result")
 POLICIES: tuple[Policy, ...] = get_args(Policy)  # from the least recomputed to the most
 
 _KEPT_ATEN_OPS = {
@@ -58,12 +53,14 @@ def _policy(ctx: Any, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> C
 _selective_contexts = partial(create_selective_checkpoint_contexts, _policy)
 
 
-def run(block: Callable[..., Tensor], *args: Any, policy: Policy) -> Tensor:
+def run(block: Callable[..., Result], *args: Any, policy: Policy) -> Result:
     """block(*args), whose backward recomputes by `policy`; the values and gradients are the same bit for bit.
 
     The block must be deterministic: no random state is kept. Without gradients nothing is saved, whatever the policy.
     """
     if policy == "none" or not torch.is_grad_enabled():
         return block(*args)
-    context_fn = _selective_contexts if policy == "selective" else noop_context_fn
-    return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=context_fn)
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if policy == "selective":
+        options["context_fn"] = _selective_contexts
+    return checkpoint(block, *args, **options)
