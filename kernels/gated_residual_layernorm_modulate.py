@@ -101,8 +101,9 @@ def _save(ctx, inputs, output):
 
 
 def _gradients(ctx, grad_x, grad_out, _):
-    gate = ctx.saved_tensors[2]
-    dx, dupdate, dtables = backward_op(*ctx.saved_tensors, grad_x, grad_out)
+    saved = ctx.saved_tensors  # asked for once: under checkpointing a second time is an error
+    gate = saved[2]
+    dx, dupdate, dtables = backward_op(*saved, grad_x, grad_out)
     dshift, dscale = dtables[0].to(ctx.dtypes[0]), dtables[1].to(ctx.dtypes[1])
     if gate is None:
         return dx, dx, None, dshift, dscale, None, None
