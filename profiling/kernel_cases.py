@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vrlvr_kernels import layernorm_modulate
+from vrlvr_kernels import gated_residual_layernorm_modulate, gelu_tanh, layernorm_modulate
 
-# Videos, tokens of 480x832 with 81 frames, modulation segments (the clean first frame and the rest), D.
-B, N, S, D = 2, 8190, 2, 3072
+# Videos, tokens of 480x832 with 81 frames, modulation segments (the clean first frame and the rest), model and inner width.
+B, N, S, D, F = 2, 8190, 2, 3072, 14336
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,32 @@ def _layernorm_modulate() -> None:
     layernorm_modulate._backward(bf16(B, N, D), f32(B, S, D), int32(N), f32(B, N, 2), bf16(B, N, D))
 
 
+def _boundary(gate: Tensor | None, shift: Tensor, scale: Tensor) -> None:
+    x = bf16(B, N, D)
+    gated_residual_layernorm_modulate._forward(x, x, gate, shift, scale, int32(N), 1e-6)
+    update = None if gate is None else x
+    gated_residual_layernorm_modulate._backward(x, update, gate, scale, int32(N), f32(B, N, 2), x, x)
+
+
+def _boundary_with_gate() -> None:
+    affine = f32(D).expand(B, S, D)
+    _boundary(f32(B, S, D), affine, affine)
+
+
+def _boundary_without_gate() -> None:
+    _boundary(None, f32(B, S, D), f32(B, S, D))
+
+
+def _gelu_tanh() -> None:
+    x, bias = bf16(B, N, F), bf16(F)
+    gelu_tanh._forward(x, bias)
+    gelu_tanh._backward(x, bias, x)
+
+
 NORM_NARROW = {"segment": "one int32 a token", "stats": "mean and 1 / std, two float32 a token"}
-CASES = [Case("layernorm_modulate", _layernorm_modulate, NORM_NARROW)]
+CASES = [
+    Case("layernorm_modulate", _layernorm_modulate, NORM_NARROW),
+    Case("boundary, gate", _boundary_with_gate, NORM_NARROW),
+    Case("boundary, no gate", _boundary_without_gate, NORM_NARROW),
+    Case("gelu_tanh", _gelu_tanh),
+]
