@@ -6,6 +6,8 @@ per token. The kernels also serve `gated_residual_layernorm_modulate`, which add
 Bytes a channel in bfloat16: forward 4 (read x, write the result), with a residual 8; backward 6, with a gated residual 12.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -112,12 +114,12 @@ def _backward_kernel(
             tl.store(partial_gate + place, sum_gate, mask=inside)
 
 
-def rows_in_place(table_BSD: Tensor | None) -> tuple[Tensor | None, int, int]:
-    """A table whose channels lie side by side, with its strides of videos and segments (0 where expanded)."""
+def rows_in_place(table_BSD: Any) -> tuple[Any, tuple[int, int]]:
+    """A table (or None) whose channels lie side by side, with its strides of videos and segments (0 where expanded)."""
     if table_BSD is None:
-        return None, 0, 0
+        return None, (0, 0)
     table_BSD = table_BSD if table_BSD.stride(-1) == 1 else table_BSD.contiguous()
-    return table_BSD, table_BSD.stride(0), table_BSD.stride(1)
+    return table_BSD, (table_BSD.stride(0), table_BSD.stride(1))
 
 
 def check_shapes(x_BND: Tensor, segment_N: Tensor, tables: tuple[Tensor | None, ...]) -> None:
@@ -139,9 +141,7 @@ def norm_forward(
     B, N, D = x.shape
     new_x = x if update is None else torch.empty_like(x)
     out, stats = torch.empty_like(x), torch.empty(B, N, 2, dtype=torch.float32, device=x.device)
-    gate, *gate_strides = rows_in_place(gate)
-    shift, *shift_strides = rows_in_place(shift)
-    scale, *scale_strides = rows_in_place(scale)
+    (gate, gate_strides), (shift, shift_strides), (scale, scale_strides) = map(rows_in_place, (gate, shift, scale))
     if x.numel():
         BLOCK = next_power_of_2(D)
         _forward_kernel[(N, B)](
@@ -170,8 +170,7 @@ def norm_backward(
     dx, dupdate = torch.empty_like(x), None if gate is None else torch.empty_like(x)
     parts = max(1, min(N, -(-num_programs(x.device) // max(B, 1))))
     partials = torch.empty(2 if gate is None else 3, B, parts, S, D, dtype=torch.float32, device=x.device)
-    gate, *gate_strides = rows_in_place(gate)
-    scale, *scale_strides = rows_in_place(scale)
+    (gate, gate_strides), (scale, scale_strides) = map(rows_in_place, (gate, scale))
     if not x.numel():
         partials.zero_()
     else:

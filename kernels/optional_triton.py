@@ -4,17 +4,13 @@ Without Triton every op runs its PyTorch reference; the stand-in `triton.jit` le
 nothing calls.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
-triton: Any
-tl: Any
-try:
-    import triton
-    import triton.language as tl
-except ImportError:
-    triton = SimpleNamespace(jit=lambda function: function)
-    tl = SimpleNamespace(constexpr=None)
-    HAS_TRITON = False
-else:
-    HAS_TRITON = True
+triton: Any = SimpleNamespace(jit=lambda function: function)
+tl: Any = SimpleNamespace(constexpr=None)
+HAS_TRITON = find_spec("triton") is not None
+if HAS_TRITON:
+    triton, tl = import_module("triton"), import_module("triton.language")

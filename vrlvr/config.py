@@ -44,9 +44,12 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """Sizes of the diffusion transformer, by the names of diffusers' config.json.
+    """The diffusion transformer: its sizes, by the names of diffusers' config.json, and how it is computed.
 
     conditioning: pin (first frame as clean tokens, Wan2.2-TI2V) or concat (by channel, Wan2.2-I2V).
+    attention: a backend of vrlvr.models.attention, for rollout and replay alike; auto: the best of this GPU's architecture.
+    recompute: what the backward pass computes anew: none, selective (all but matrix products and attention) or full; auto:
+    the least that fits in the GPU's memory.
     """
 
     num_attention_heads: int = 4
@@ -57,6 +60,8 @@ class ModelConfig:
     text_dim: int = 64
     patch_size: tuple[int, int, int] = (1, 1, 1)
     conditioning: Conditioning = "concat"
+    attention: Literal["auto", "flash3", "cudnn", "flash4", "flash2", "xformers", "flash", "efficient", "math"] = "auto"
+    recompute: Literal["auto", "none", "selective", "full"] = "auto"
 
 
 @dataclass
@@ -101,6 +106,7 @@ class GrpoConfig:
     keep_fraction: share of samples, by largest |advantage|, that is backpropagated. kl_weight: mean-space KL to the
     SFT policy. anchor_weight: MSE to the SFT velocity on anchor_fraction of the kept samples at a step after the window.
     inner_epochs: passes over a rollout (the clip can only bind from the second on).
+    micro_batch: rows of one forward, of the rollout as of the update.
     shuffle_advantages: the control in which the reward teaches nothing.
     reward: dense, sparse (success only), or the weights of every task's components, {task: {component: weight}}.
     """

@@ -21,8 +21,10 @@ from vrlvr.ema import Ema
 from vrlvr.evaluation.run import success_by_task
 from vrlvr.models.codec import Codec
 from vrlvr.optim import adamw, clip_gradients, cosine_decay, set_lr
+from vrlvr.phases import phase
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
+from vrlvr.rollout import FrozenVelocity
 from vrlvr.run_log import RunLog
 from vrlvr.sampling import sample
 from vrlvr.scoring import group_advantages, score, score_scalars, shuffled
@@ -58,6 +60,7 @@ def train_grpo(
     weights = reward_weights(config)
     state = TrainState(policy, ema, optimizer, progress)
     checkpoints.restore("grpo", state)
+    velocity = FrozenVelocity(policy, grpo.micro_batch)
     while progress.step < grpo.updates:
         progress.step += 1
         lr = set_lr(optimizer, grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction))
@@ -69,16 +72,20 @@ def train_grpo(
         samples_B = torch.tensor(
             [n * grpo.group_size + g for n in numbers for g in range(grpo.group_size)], device=device
         )
-        trajectory = sample(
-            policy, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, config.seed, grpo.shared_noise
-        )
+        with phase("rollout"):
+            velocity.refresh()
+            trajectory = sample(
+                velocity, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, config.seed, grpo.shared_noise
+            )
         rolled_out = time.perf_counter()
 
-        scores = score(prompts, trajectory.latents_BCFHW, codec, weights)
-        advantage_PG = group_advantages(scores.reward_PG, grpo.advantage_eps)
-        zero_spread = (advantage_PG == 0).all(1).double().tolist()
-        if grpo.shuffle_advantages:
-            advantage_PG = shuffled(advantage_PG, rng)
+        with phase("score"):
+            scores = score(prompts, trajectory.latents_BCFHW, codec, weights)
+        with phase("advantage"):
+            advantage_PG = group_advantages(scores.reward_PG, grpo.advantage_eps)
+            zero_spread = (advantage_PG == 0).all(1).double().tolist()
+            if grpo.shuffle_advantages:
+                advantage_PG = shuffled(advantage_PG, rng)
         scored = time.perf_counter()
 
         replay = build_replay(config, world, trajectory, prompts, advantage_PG, rng)
@@ -86,9 +93,10 @@ def train_grpo(
         for epoch in range(grpo.inner_epochs):
             optimizer.zero_grad(set_to_none=True)
             scalars |= accumulate_gradients(config, policy, reference, replay, first_pass=epoch == 0)
-            world.sync_gradients(policy.parameters())
-            scalars["grad_norm"] = [clip_gradients(policy, grpo.grad_clip)]
-            optimizer.step()
+            with phase("optimizer"):
+                world.sync_gradients(policy.parameters())
+                scalars["grad_norm"] = [clip_gradients(policy, grpo.grad_clip)]
+                optimizer.step()
         ema.update(policy, progress.step)
 
         scalars |= score_scalars(prompts, scores)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vrlvr.models.dit import WanTransformer
+from vrlvr.models.dit import TextContext, WanTransformer
 from vrlvr.models.text import TaskEmbedding
 
 Conditioning = Literal["pin", "concat"]
@@ -24,12 +24,26 @@ class Policy(nn.Module):
         super().__init__()
         self.dit, self.text, self.conditioning = dit, text, conditioning
 
-    def forward(self, latents_BCFHW: Tensor, sigma_B: Tensor, first_BC1HW: Tensor, task_B: Tensor) -> Tensor:
-        """The velocity noise - x0 of the generated latents at sigma, float32, in the shape of latents_BCFHW."""
-        text_BLD = self.text(task_B)
+    def text_context(self) -> TextContext:
+        """The text of every task, ready for cross-attention."""
+        return self.dit.text_context(self.text.table)
+
+    def forward(
+        self,
+        latents_BCFHW: Tensor,
+        sigma_B: Tensor,
+        first_BC1HW: Tensor,
+        task_B: Tensor,
+        context: TextContext | None = None,
+    ) -> Tensor:
+        """The velocity noise - x0 of the generated latents at sigma, float32, in the shape of latents_BCFHW.
+
+        context: what `text_context` made with the same weights, to spare making it again.
+        """
+        text = (context or self.text_context()).of(task_B)
         timestep_B = sigma_B * 1000.0
         if self.conditioning == "concat":
             first_BCFHW = first_BC1HW.expand(-1, -1, latents_BCFHW.shape[2], -1, -1)
-            return self.dit(torch.cat([latents_BCFHW, first_BCFHW], dim=1), timestep_B, text_BLD).float()
+            return self.dit(torch.cat([latents_BCFHW, first_BCFHW], dim=1), timestep_B, text).float()
         pinned_BCFHW = torch.cat([first_BC1HW, latents_BCFHW], dim=2)
-        return self.dit(pinned_BCFHW, timestep_B, text_BLD, num_clean_frames=1)[:, :, 1:].float()
+        return self.dit(pinned_BCFHW, timestep_B, text, num_clean_frames=1)[:, :, 1:].float()

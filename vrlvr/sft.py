@@ -14,6 +14,7 @@ from vrlvr.ema import Ema
 from vrlvr.evaluation.run import success_by_task
 from vrlvr.models.codec import Codec
 from vrlvr.optim import adamw, clip_gradients, set_lr
+from vrlvr.phases import phase
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
 from vrlvr.run_log import RunLog
@@ -56,12 +57,13 @@ def train_sft(
         lr = set_lr(optimizer, sft.lr * _lr_factor(progress, config))
         x0, first, task_B, sigma_B, noise = _draw(config, world, data, progress)
         x = torch.lerp(x0, noise, sigma_B.view(-1, 1, 1, 1, 1))
-        loss = (policy(x, sigma_B, first, task_B) - (noise - x0)).square().mean() * (len(x0) / sft.batch_size)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        world.sync_gradients(policy.parameters())
-        grad_norm = clip_gradients(policy, sft.grad_clip)
-        optimizer.step()
+        with phase("sft_step"):
+            loss = (policy(x, sigma_B, first, task_B) - (noise - x0)).square().mean() * (len(x0) / sft.batch_size)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            world.sync_gradients(policy.parameters())
+            grad_norm = clip_gradients(policy, sft.grad_clip)
+            optimizer.step()
         ema.update(policy, progress.step)
 
         scalars = {"loss": world.sum(loss.detach()).item(), "lr": lr, "grad_norm": grad_norm}

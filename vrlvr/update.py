@@ -2,10 +2,11 @@
 
 A *row* is one evaluation of the policy; a *term* is the GRPO loss of one sample at one SDE step. With shared initial noise
 the samples of a puzzle share the row of step 0, whose backward then is one with their summed upstream gradients: exact.
-The rows of a step are batched, micro_batch at a time.
+The rows of all steps are laid end to end and replayed in full micro-batches.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,30 +15,34 @@ from torch import Tensor
 from vrlvr.batches import Prompts
 from vrlvr.config import Config
 from vrlvr.distributed import World
+from vrlvr.phases import phase
 from vrlvr.policy import Policy
+from vrlvr.rollout import FrozenVelocity
 from vrlvr.sampling import Trajectory
 from vrlvr_kernels.grpo_loss import grpo_loss
 
 
 @dataclass
 class RowBatch:
-    """Some rows of one step, with everything that replaying them needs, and the terms that hang on them.
+    """Rows of the policy with everything that replaying them needs, and the terms that hang on them.
 
-    x, first, task: per row. row_of, next_x, advantage, rollout_log_prob, old_log_prob: per term; row_of is the place of a
-    term's row in this batch. step, sigma, coefficients (a, b, std): of the step.
+    step, x, sigma, first, task: per row. row_of (non-decreasing), next_x, coefficients (a, b, std; float64), advantage,
+    rollout_log_prob, old_log_prob: per term; row_of is the place of a term's row in this batch.
     """
 
-    step: int
+    step: Tensor
     x: Tensor
-    sigma: float
+    sigma: Tensor
     first: Tensor
     task: Tensor
     row_of: Tensor
     next_x: Tensor
-    coefficients: tuple[float, float, float]
+    coefficients: Tensor
     advantage: Tensor
     rollout_log_prob: Tensor
     old_log_prob: Tensor | None = None
+
+    PER_ROW = ("step", "x", "sigma", "first", "task")
 
 
 @dataclass
@@ -56,7 +61,7 @@ class Replay:
 
     batches: list[RowBatch] = field(default_factory=list)
     num_terms: int = 0
-    anchor: Anchor | None = None
+    anchors: list[Anchor] = field(default_factory=list)
     num_anchors: int = 0
 
 
@@ -85,91 +90,136 @@ def build_replay(
     kept = kept_samples(advantage_B, grpo.keep_fraction, world)
     window = [i for i, step in enumerate(trajectory.steps) if step.std > 0]
     replay = Replay(num_terms=int(world.sum(torch.tensor(len(kept) * len(window), device=device))))
-    for i in window:
-        step = trajectory.steps[i]
-        shared = len(trajectory.states[i]) < len(advantage_B)
-        for samples in _chunks(kept, grpo.micro_batch, group if shared else 1):
-            rows, row_of = (
-                torch.unique(samples // group, return_inverse=True) if shared else (samples, torch.arange(len(samples)))
-            )
-            puzzle = rows if shared else rows // group
-            replay.batches.append(
-                RowBatch(
-                    step=i,
-                    x=trajectory.states[i][rows.to(device)],
-                    sigma=step.sigma,
-                    first=prompts.first_BC1HW[puzzle.to(device)],
-                    task=prompts.task_B[puzzle.to(device)],
-                    row_of=row_of.to(device),
-                    next_x=trajectory.states[i + 1][samples.to(device)],
-                    coefficients=(step.a, step.b, step.std),
-                    advantage=advantage_B[samples].float().to(device),
-                    rollout_log_prob=trajectory.log_probs_B[window.index(i)][samples.to(device)],
-                )
-            )
+    if len(kept):
+        every_row = _joined([_rows_of_step(trajectory, i, prompts, advantage_B, kept, group) for i in window])
+        replay.batches = _split(every_row, grpo.micro_batch)
     if grpo.anchor_weight > 0 and grpo.anchor_fraction > 0:
         late = [i for i, step in enumerate(trajectory.steps) if i > window[-1]]
         number = round(grpo.anchor_fraction * len(kept))
         chosen = kept[torch.from_numpy(rng.permutation(len(kept))[:number])]
         at = [late[k] for k in rng.integers(len(late), size=number)]
         replay.num_anchors = int(world.sum(torch.tensor(number, device=device)))
-        if number:
-            replay.anchor = Anchor(
-                x=torch.stack([trajectory.states[i][b] for i, b in zip(at, chosen.tolist(), strict=True)]),
-                sigma=torch.tensor([trajectory.steps[i].sigma for i in at], dtype=torch.float32, device=device),
-                first=prompts.first_BC1HW[(chosen // group).to(device)],
-                task=prompts.task_B[(chosen // group).to(device)],
+        for part in torch.arange(number).split(grpo.micro_batch) if number else ():
+            puzzle = (chosen[part] // group).to(device)
+            states = [trajectory.states[at[k]][chosen[k]] for k in part.tolist()]
+            sigmas = [trajectory.steps[at[k]].sigma for k in part.tolist()]
+            replay.anchors.append(
+                Anchor(
+                    x=torch.stack(states),
+                    sigma=torch.tensor(sigmas, dtype=torch.float32, device=device),
+                    first=prompts.first_BC1HW[puzzle],
+                    task=prompts.task_B[puzzle],
+                )
             )
     return replay
 
 
-def _chunks(kept: Tensor, size: int, group: int) -> list[Tensor]:
-    """The kept samples in parts of at most size rows, `group` neighbouring samples sharing a row; none is split."""
-    row = kept // group
-    return [kept[torch.isin(row, part)] for part in row.unique().split(size) if len(part)]
+def _rows_of_step(
+    trajectory: Trajectory, i: int, prompts: Prompts, advantage_B: Tensor, kept: Tensor, group: int
+) -> RowBatch:
+    """All rows and terms of SDE step i (the i-th step of the window, which starts at the first)."""
+    step, device = trajectory.steps[i], prompts.task_B.device
+    if len(trajectory.states[i]) < len(advantage_B):  # the samples of a puzzle share its row
+        rows, row_of = torch.unique(kept // group, return_inverse=True)
+        puzzle = rows
+    else:
+        rows, row_of, puzzle = kept, torch.arange(len(kept)), kept // group
+    coefficients = torch.tensor([[step.a, step.b, step.std]], dtype=torch.float64, device=device)
+    samples, puzzle = kept.to(device), puzzle.to(device)
+    return RowBatch(
+        step=torch.full((len(rows),), i, device=device),
+        x=trajectory.states[i][rows.to(device)],
+        sigma=torch.full((len(rows),), step.sigma, dtype=torch.float32, device=device),
+        first=prompts.first_BC1HW[puzzle],
+        task=prompts.task_B[puzzle],
+        row_of=row_of.to(device),
+        next_x=trajectory.states[i + 1][samples],
+        coefficients=coefficients.expand(len(kept), 3),
+        advantage=advantage_B[kept].float().to(device),
+        rollout_log_prob=trajectory.log_probs_B[i][samples],
+    )
+
+
+def _joined(parts: list[RowBatch]) -> RowBatch:
+    """The rows of several batches end to end."""
+    offsets = np.cumsum([0, *(len(part.x) for part in parts)])
+    for part, offset in zip(parts, offsets.tolist(), strict=False):
+        part.row_of = part.row_of + offset
+    names = [f.name for f in fields(RowBatch) if f.name != "old_log_prob"]
+    return RowBatch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def _split(batch: RowBatch, size: int) -> list[RowBatch]:
+    """At most `size` rows each, with all the terms of these rows."""
+    bounds = [*range(0, len(batch.x), size), len(batch.x)]
+    terms = torch.searchsorted(batch.row_of, torch.tensor(bounds, device=batch.row_of.device)).tolist()
+    result = []
+    for (row, next_row), (term, next_term) in zip(pairwise(bounds), pairwise(terms), strict=True):
+        tensors = {
+            f.name: getattr(batch, f.name)[row:next_row]
+            if f.name in RowBatch.PER_ROW
+            else getattr(batch, f.name)[term:next_term]
+            for f in fields(RowBatch)
+            if f.name != "old_log_prob"
+        }
+        tensors["row_of"] = tensors["row_of"] - row
+        result.append(RowBatch(**tensors))
+    return result
 
 
 def accumulate_gradients(
     config: Config, policy: Policy, reference: Policy, replay: Replay, first_pass: bool
 ) -> dict[str, list[float]]:
-    """Adds the gradient of the mean loss over all ranks' terms to the policy; returns values to average, by name."""
+    """Adds the gradient of the mean loss over all ranks' terms to the policy; returns values to average, by name.
+
+    The text's keys and values are made once: each backward leaves its gradient with them, and one last backward sends the
+    sum through the text projections. Nothing waits for the device before the end.
+    """
     grpo = config.grpo
-    scalars: dict[str, list[float]] = {"clip_fraction": [], "kl": []}
+    context = policy.text_context()
+    text = context.leaves()
+    frozen = FrozenVelocity(reference, grpo.micro_batch, graphs=False)
+    logged: dict[str, list[Tensor]] = {"clip_fraction": [], "kl": []}
     for batch in replay.batches:
-        sigma_B = torch.full((len(batch.x),), batch.sigma, device=batch.x.device)
-        v_rows = policy(batch.x, sigma_B, batch.first, batch.task)
-        v_rows.retain_grad()
-        v_ref = None
-        if grpo.kl_weight > 0:
-            with torch.no_grad():
-                v_ref = reference(batch.x, sigma_B, batch.first, batch.task)[batch.row_of]
-        coefficients_B3 = torch.tensor([batch.coefficients], dtype=torch.float64, device=batch.x.device)
-        terms = grpo_loss(
-            v_rows[batch.row_of],
-            batch.x[batch.row_of],
-            batch.next_x,
-            batch.advantage,
-            coefficients_B3.expand(len(batch.row_of), 3),
-            grpo.clip_range,
-            batch.old_log_prob,
-            v_ref,
-            grpo.kl_weight,
-        )
-        (terms.loss_B.sum() / replay.num_terms).backward()
+        rows = batch.x, batch.sigma, batch.first, batch.task
+        with phase("replay"):
+            v_rows = policy(*rows, context=text)
+            v_rows.retain_grad()
+            terms = grpo_loss(
+                v_rows[batch.row_of],
+                batch.x[batch.row_of],
+                batch.next_x,
+                batch.advantage,
+                batch.coefficients,
+                grpo.clip_range,
+                batch.old_log_prob,
+                frozen(*rows)[batch.row_of] if grpo.kl_weight > 0 else None,
+                grpo.kl_weight,
+            )
+        with phase("backward"):
+            (terms.loss_B.sum() / replay.num_terms).backward()
         if first_pass:
             batch.old_log_prob = terms.log_prob_B
-            deviation_B = (terms.log_prob_B - batch.rollout_log_prob).exp() - 1
-            largest = max([*scalars.get("ratio_max_deviation", []), deviation_B.abs().max().item()])
-            scalars["ratio_max_deviation"] = [largest]
-        scalars["clip_fraction"] += terms.clipped_B.tolist()
-        scalars["kl"] += terms.kl_B.tolist()
-        scalars.setdefault(f"grad_norm_step_{batch.step}", []).append(v_rows.grad.norm().item())
-    if replay.anchor is not None:
-        anchor = replay.anchor
-        rows = (anchor.x, anchor.sigma, anchor.first, anchor.task)
-        with torch.no_grad():
-            v_ref = reference(*rows)
-        drift_B = (policy(*rows) - v_ref).square().flatten(1).mean(1)
+            deviation_B = ((terms.log_prob_B - batch.rollout_log_prob).exp() - 1).abs()
+            logged.setdefault("ratio_max_deviation", []).append(deviation_B)
+        logged["clip_fraction"].append(terms.clipped_B)
+        logged["kl"].append(terms.kl_B)
+        logged.setdefault("step", []).append(batch.step)
+        logged.setdefault("grad_square", []).append(v_rows.grad.square().flatten(1).sum(1))
+    for anchor in replay.anchors:
+        rows = anchor.x, anchor.sigma, anchor.first, anchor.task
+        drift_B = (policy(*rows, context=text) - frozen(*rows)).square().flatten(1).mean(1)
         (grpo.anchor_weight * drift_B.sum() / replay.num_anchors).backward()
-        scalars["anchor_drift"] = drift_B.detach().tolist()
-    return scalars
+        logged.setdefault("anchor_drift", []).append(drift_B.detach())
+    context.backward(text)
+    return _scalars({name: torch.cat(parts).cpu() for name, parts in logged.items() if parts})
+
+
+def _scalars(values: dict[str, Tensor]) -> dict[str, list[float]]:
+    """What is logged: per-row gradients as the norm of each step, deviations as their largest, the rest as they are."""
+    nothing = torch.empty(0)
+    step, square = values.pop("step", nothing), values.pop("grad_square", nothing)
+    scalars = {f"grad_norm_step_{i}": [square[step == i].sum().sqrt().item()] for i in step.unique().tolist()}
+    if "ratio_max_deviation" in values:
+        scalars["ratio_max_deviation"] = [values.pop("ratio_max_deviation").max().item()]
+    return scalars | {name: tensor.tolist() for name, tensor in values.items()}

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from vrlvr.errors import UserError
 from vrlvr.models import dit
 from vrlvr.models.dit import WanConfig, WanTransformer
+from vrlvr_kernels.launch import implementation
 
 TI2V = WanConfig(
     num_attention_heads=3,
@@ -127,8 +128,8 @@ def test_rope_is_that_of_diffusers(head_dim: int) -> None:
     module = pytest.importorskip("diffusers.models.transformers.transformer_wan")
     cos, sin = module.WanRotaryPosEmbed(head_dim, (1, 2, 2), 1024)(torch.empty(1, 4, 5, 6, 14))
     table = dit.rope_table(head_dim, (5, 3, 7), torch.device("cpu"))
-    torch.testing.assert_close(table.real, cos[0, ..., ::2], atol=1e-7, rtol=0)
-    torch.testing.assert_close(table.imag, sin[0, ..., ::2], atol=1e-7, rtol=0)
+    torch.testing.assert_close(table[:, ::2], cos[0, :, 0, ::2], atol=1e-7, rtol=0)
+    torch.testing.assert_close(table[:, 1::2], sin[0, :, 0, ::2], atol=1e-7, rtol=0)
 
 
 def test_a_rope_table_made_while_sampling_serves_training() -> None:
@@ -171,14 +172,14 @@ def test_no_modulation_per_token() -> None:
     assert largest.numel >= per_token_numel
 
 
-@pytest.mark.parametrize(("num_clean_frames", "num_rows"), [(0, 2), (1, 3)])
-def test_time_is_embedded_once_a_video_and_once_for_the_clean_frames(num_clean_frames: int, num_rows: int) -> None:
+@pytest.mark.parametrize(("num_clean_frames", "num_segments"), [(0, 1), (1, 2)])
+def test_time_is_embedded_once_a_segment_of_a_video(num_clean_frames: int, num_segments: int) -> None:
     model = random_model(TI2V)
     shapes = []
     model.condition_embedder.time_proj.register_forward_hook(lambda module, args, out: shapes.append(out.shape))
     latents, timestep, text = inputs(TI2V, (2, 2, 2), 1)
     model(latents, timestep, text, num_clean_frames)
-    assert shapes == [(num_rows, 6 * TI2V.dim)]
+    assert shapes == [(2, num_segments, 6 * TI2V.dim)]
 
 
 def test_all_frames_clean_leaves_no_influence_to_the_timestep() -> None:
@@ -211,34 +212,74 @@ def test_bfloat16_computes_close_to_float32_and_does_not_round_timesteps() -> No
     velocity = half(latents, timestep, text, 1)
     assert velocity.dtype == torch.float32
     assert (velocity - expected).norm() < 0.03 * expected.norm()
-    for ours, theirs in zip(
-        half.condition_embedder.time(timestep), exact.condition_embedder.time(timestep), strict=True
-    ):
-        assert torch.equal(ours, theirs)
+    embedded = [model.condition_embedder.time(timestep.unsqueeze(1)) for model in (half, exact)]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*embedded, strict=True))
 
 
-def test_checkpointing_changes_no_gradient() -> None:
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputing_changes_no_gradient(recompute: str) -> None:
     plain = random_model(TI2V)
-    checkpointed = WanTransformer(TI2V, checkpointing=True)
-    checkpointed.load_state_dict(plain.state_dict())
+    recomputing = WanTransformer(TI2V, recompute=recompute)
+    recomputing.load_state_dict(plain.state_dict())
     latents, timestep, text = inputs(TI2V, (2, 3, 2), 3)
-    saved: dict[bool, int] = {}
-    for model in (plain, checkpointed):
-        kept: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
-            loss = model(latents, timestep, text, 1).square().sum()
-        saved[model.checkpointing] = sum(kept)
-        loss.backward()
-    assert saved[True] < saved[False] / 2
-    for (name, mine), theirs in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+    for model in (plain, recomputing):
+        model(latents, timestep, text, 1).square().sum().backward()
+    for (name, mine), theirs in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
         assert torch.equal(mine.grad, theirs.grad), name
+
+
+@pytest.mark.parametrize("attention", ["flash", "math"])
+@pytest.mark.parametrize("config", [TI2V, I2V], ids=["ti2v", "i2v"])
+def test_the_fused_kernels_give_the_same_velocity_and_gradients(config: WanConfig, attention: str) -> None:
+    """The whole model by Triton (its interpreter where there is no GPU) against the plain PyTorch path."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = random_model(config).to(device)
+    model.attention = attention if device.type == "cpu" else "math"
+    latents, timestep, text = (tensor.to(device) for tensor in inputs(config, (2, 1, 2), 2))
+    results = []
+    for name in ("reference", "triton"):
+        with implementation(name):
+            velocity = model(latents, timestep, text, 1)
+            grads = torch.autograd.grad(velocity.square().mean(), list(model.parameters()))
+        results.append([velocity, *grads])
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-5 * float(plain.detach().abs().max()))
 
 
 def test_cross_attention_to_one_token_is_the_general_one() -> None:
     attention = random_model(TI2V).blocks[0].attn2
-    x, text = torch.randn(2, 5, TI2V.dim), torch.randn(2, 1, TI2V.dim)
-    expected = attention.over_text(x, text)
-    torch.testing.assert_close(attention.over_one_text_token(text).expand_as(x), expected, atol=1e-6, rtol=0)
+    x = torch.randn(2, 5, TI2V.dim)
+    k, v = attention.text_keys_values(torch.randn(2, 1, TI2V.dim))
+    expected = attention.over_text(x, k, v, "math")
+    torch.testing.assert_close(attention.over_one_text_token(v).expand_as(x), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("num_text_tokens", [1, 3])
+def test_text_is_projected_once_for_many_videos_with_the_same_gradients(num_text_tokens: int) -> None:
+    """Two prompts, five videos, two backward passes on one context: as if each video had brought its own text."""
+    model = random_model(TI2V)
+    prompts = torch.randn(2, num_text_tokens, TI2V.text_dim, requires_grad=True)
+    prompt_B, calls = torch.tensor([1, 0, 1, 1, 0]), []
+    latents, timestep = torch.randn(5, 6, 2, 4, 4), torch.linspace(100, 900, 5)
+    leaves = [prompts, *model.parameters()]
+
+    whole = model(latents, timestep, prompts[prompt_B], 1)
+    expected = torch.autograd.grad(whole.square().sum(), leaves, allow_unused=True)
+
+    hook = model.blocks[0].attn2.to_out[0].register_forward_hook(lambda module, args, out: calls.append(len(out)))
+    context = model.text_context(prompts)
+    gathered = context.leaves()
+    for part in (slice(0, 2), slice(2, 5)):
+        velocity = model(latents[part], timestep[part], gathered.of(prompt_B[part]), 1)
+        torch.testing.assert_close(velocity, whole[part], atol=1e-5, rtol=0)
+        velocity.square().sum().backward()
+    context.backward(gathered)
+    hook.remove()
+    for leaf, grad in zip(leaves, expected, strict=True):
+        assert (leaf.grad is None) == (grad is None)
+        if grad is not None:
+            torch.testing.assert_close(leaf.grad, grad, rtol=1e-3, atol=1e-5 * float(grad.abs().max()))
+    assert calls == ([2, 2] if num_text_tokens == 1 else [2, 3])  # one token: even the output is per prompt
 
 
 class LowRank(nn.Module):
@@ -262,15 +303,16 @@ class LowRank(nn.Module):
         return self.base(x) + x @ self.down.T @ self.up.T
 
 
-def test_a_wrapped_projection_is_not_bypassed() -> None:
+@pytest.mark.parametrize("path", ["attn1.to_q", "attn2.to_v", "ffn.net.0.proj"])
+def test_a_wrapped_projection_is_not_bypassed(path: str) -> None:
     model = random_model(TI2V)
     latents, timestep, text = inputs(TI2V, (2, 2, 3), 2)
     before = model(latents, timestep, text)
     merged = copy.deepcopy(model)
     for block, merged_block in zip(model.blocks, merged.blocks, strict=True):
-        wrapped = LowRank(block.attn1.to_q)
-        block.attn1.to_q = wrapped
-        merged_block.attn1.to_q.weight.data += (wrapped.up @ wrapped.down).detach()
+        wrapped = LowRank(block.get_submodule(path))
+        block.set_submodule(path, wrapped)
+        merged_block.get_submodule(path).weight.data += (wrapped.up @ wrapped.down).detach()
     after = model(latents, timestep, text)
     assert not torch.allclose(before, after, atol=1e-2)
     torch.testing.assert_close(after, merged(latents, timestep, text), atol=1e-5, rtol=0)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from vrlvr import puzzles as rooms
 from vrlvr.batches import prompts_of
@@ -14,8 +13,10 @@ from vrlvr.distributed import World
 from vrlvr.evaluation.metrics import mean_gain, paired_gain, summarise
 from vrlvr.evaluation.tables import write_gains, write_results
 from vrlvr.models.codec import Codec
+from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
 from vrlvr.puzzles.verdict import Verdict
+from vrlvr.rollout import FrozenVelocity
 from vrlvr.run_log import RunLog
 from vrlvr.sampling import sample
 from vrlvr.sde import ODE, plan_steps, sigma_schedule
@@ -28,7 +29,7 @@ _SHOWN = 8  # rollouts a task in the GIFs
 def generate_videos(
     config: Config,
     device: torch.device,
-    policy: nn.Module,
+    policy: Policy,
     codec: Codec,
     batch: list[Puzzle],
     numbers: range,
@@ -38,17 +39,17 @@ def generate_videos(
     data = config.data
     shape = codec.latent_shape(data.num_frames, data.height, data.width)
     steps = plan_steps(sigma_schedule(config.sampler.num_steps, config.sampler.shift), ODE, 0.0, 0)
-    videos = []
+    velocity, videos = FrozenVelocity(policy, config.eval.batch_size), []
     for start in range(0, len(batch), config.eval.batch_size):
         prompts = prompts_of(batch[start : start + config.eval.batch_size], config, codec, device)
         samples_B = torch.tensor(numbers[start : start + config.eval.batch_size], device=device)
-        result = sample(policy, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, _EVAL_SEED + noise_seed)
+        result = sample(velocity, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, _EVAL_SEED + noise_seed)
         videos.append(codec.decode(prompts.first_BC1HW, result.latents_BCFHW))
     return np.concatenate(videos)
 
 
 def judge_policy(
-    config: Config, world: World, policy: nn.Module, codec: Codec, batch: list[Puzzle], noise_seeds: range
+    config: Config, world: World, policy: Policy, codec: Codec, batch: list[Puzzle], noise_seeds: range
 ) -> list[list[Verdict]]:
     """For each puzzle one Verdict per noise seed; ranks share the puzzles and all get every verdict."""
     numbers = world.share(len(batch))
@@ -64,7 +65,7 @@ def judge_policy(
 def success_by_task(
     config: Config,
     world: World,
-    policy: nn.Module,
+    policy: Policy,
     codec: Codec,
     batches: dict[str, list[Puzzle]],
     noise_seed: int,
@@ -83,7 +84,7 @@ def evaluate_systems(
     world: World,
     log: RunLog,
     run_dir: Path,
-    systems: Mapping[str, nn.Module],
+    systems: Mapping[str, Policy],
     codec: Codec,
     test: dict[str, list[Puzzle]],
 ) -> None:
@@ -108,7 +109,7 @@ def evaluate_systems(
 
 
 def _write_rollouts(
-    config: Config, world: World, path: Path, policy: nn.Module, codec: Codec, test: dict[str, list[Puzzle]]
+    config: Config, world: World, path: Path, policy: Policy, codec: Codec, test: dict[str, list[Puzzle]]
 ) -> None:
     """A row of rollouts a task, on the same puzzles and noise for every system; solved ones framed green, others red."""
     columns = min(_SHOWN, *(len(batch) for batch in test.values()))

@@ -1,13 +1,16 @@
 """The Wan diffusion transformer, of any size, with the parameters of diffusers' `WanTransformer3DModel`.
 
 Facts are those of diffusers 0.42 `transformer_wan.py` (Apache-2.0) and of Wan's own `wan/modules/model.py`; the code is
-ours, and state dicts go both ways unchanged. What differs is how the time modulation is applied: Wan2.2-TI2V pins its
-first latent frame at timestep 0, so a video has two distinct modulations and no more. They are computed once for each
-(`num_clean_tokens` splits the tokens in two contiguous ranges) and never per token, which for diffusers' 5B model is
-396 MB a block at 5,376 tokens.
+ours, and state dicts go both ways unchanged. What differs is how it is computed:
+- Wan2.2-TI2V pins its first latent frame at timestep 0, so a video has two distinct modulations and no more. They are a
+  table of S rows and a segment number per token, never a tensor per token, which for diffusers' 5B model is 396 MB a block
+  at 5,376 tokens.
+- A block's residual additions, gates and norms are fused at its boundaries: a block takes the residual stream x and its
+  already normalised form h, and gives both to the next.
+- The keys and values of the text are computed once per prompt (`text_context`) and serve every step and sample.
 
-Shapes: B videos, C latent channels, F/H/W latent frames/rows/columns, N tokens, D model dimension, E head dimension,
-P = E/2 pairs, L text tokens, M text dimension, R modulation rows: one a video, after one for the clean frames if any.
+Shapes: B videos, P prompts, C latent channels, F/H/W latent frames/rows/columns, N tokens, D model dimension, H heads of
+dimension E, L text tokens, M text dimension, S modulation segments (2 with clean frames, else 1), R = rows of them.
 """
 
 import math
@@ -19,9 +22,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from vrlvr.errors import UserError
+from vrlvr.models.attention import attend, choose
+from vrlvr.models.recompute import Policy as RecomputePolicy
+from vrlvr.models.recompute import run
+from vrlvr_kernels.gated_residual_layernorm_modulate import (
+    gated_residual_layernorm_modulate,
+    gated_residual_reference,
+)
+from vrlvr_kernels.gelu_tanh import gelu_tanh
+from vrlvr_kernels.layernorm_modulate import layernorm_modulate
+from vrlvr_kernels.qk_norm_rope import qk_norm_rope
 
 ROPE_THETA = 10_000.0
 TIME_PERIOD = 10_000.0
@@ -98,7 +110,7 @@ class WanConfig:
 
 @lru_cache(maxsize=64)
 def rope_table(head_dim: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
-    """The 3D rotary embedding of a grid of tokens, in (F, H, W) order: unit complex numbers, complex64 (N, 1, E/2).
+    """The 3D rotary embedding of a grid of tokens, in (F, H, W) order: float32 (N, E), a cosine and a sine for each pair.
 
     2*(E//6) of the head dimension go to rows, as much to columns and the rest to time.
     """
@@ -111,8 +123,26 @@ def rope_table(head_dim: int, grid: tuple[int, int, int], device: torch.device) 
             shape = [1, 1, 1, dim // 2]
             shape[axis] = size
             angles.append(angle.view(shape).expand(*grid, -1))
-        angle_N1P = torch.cat(angles, dim=-1).flatten(0, 2).unsqueeze(1)
-        return torch.complex(angle_N1P.cos().float(), angle_N1P.sin().float())
+        angle = torch.cat(angles, dim=-1).flatten(0, 2)
+        return torch.stack((angle.cos(), angle.sin()), dim=-1).flatten(1).float()
+
+
+@lru_cache(maxsize=64)
+def segment_table(num_tokens: int, num_clean_tokens: int, device: torch.device) -> Tensor:
+    """The modulation segment of every token, int32 (N,): 0 for the clean ones, which come first, and 1 for the rest.
+
+    Without clean tokens all are in segment 0.
+    """
+    with torch.inference_mode(False):
+        segment = torch.arange(num_tokens, device=device) >= num_clean_tokens
+        return (segment if num_clean_tokens else torch.zeros_like(segment)).int()
+
+
+@lru_cache(maxsize=8)
+def scale_offset(device: torch.device) -> Tensor:
+    """The 1 of `1 + scale`, in the two scales' places among shift, scale, gate, shift, scale, gate: float32 (6, 1)."""
+    with torch.inference_mode(False):
+        return torch.tensor([0.0, 1, 0, 0, 1, 0], device=device).unsqueeze(1)
 
 
 def timestep_frequencies(timestep: Tensor, freq_dim: int) -> Tensor:
@@ -137,38 +167,6 @@ def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch_size: tuple[int
     t, h, w = patch_size
     patches = tokens.reshape(B, *grid, t, h, w, -1)
     return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(B, -1, grid[0] * t, grid[1] * h, grid[2] * w)
-
-
-def scale_shift(x_BND: Tensor, shift_R1D: Tensor, scale_R1D: Tensor, num_clean_tokens: int) -> Tensor:
-    """x * (1 + scale) + shift: row 0 for the first num_clean_tokens tokens, the video's own row for the rest."""
-    scale_R1D = 1 + scale_R1D
-    if num_clean_tokens == 0:
-        return torch.addcmul(shift_R1D, x_BND, scale_R1D)
-    clean = torch.addcmul(shift_R1D[:1], x_BND[:, :num_clean_tokens], scale_R1D[:1])
-    noisy = torch.addcmul(shift_R1D[1:], x_BND[:, num_clean_tokens:], scale_R1D[1:])
-    return torch.cat((clean, noisy), dim=1)
-
-
-def norm_modulate(x_BND: Tensor, shift_R1D: Tensor, scale_R1D: Tensor, num_clean_tokens: int, eps: float) -> Tensor:
-    """LayerNorm without weights, then `scale_shift`; statistics and modulation in float32, result in x's dtype."""
-    normed = functional.layer_norm(x_BND.float(), x_BND.shape[-1:], eps=eps)
-    return scale_shift(normed, shift_R1D, scale_R1D, num_clean_tokens).to(x_BND.dtype)
-
-
-def gated_residual(x_BND: Tensor, update_BND: Tensor, gate_R1D: Tensor, num_clean_tokens: int) -> Tensor:
-    """x + update * gate in float32, rows as in `scale_shift`; result in x's dtype."""
-    x, update = x_BND.float(), update_BND.float()
-    if num_clean_tokens == 0:
-        return torch.addcmul(x, update, gate_R1D).to(x_BND.dtype)
-    clean = torch.addcmul(x[:, :num_clean_tokens], update[:, :num_clean_tokens], gate_R1D[:1])
-    noisy = torch.addcmul(x[:, num_clean_tokens:], update[:, num_clean_tokens:], gate_R1D[1:])
-    return torch.cat((clean, noisy), dim=1).to(x_BND.dtype)
-
-
-def rotate(x_BNHE: Tensor, rope_N1P: Tensor) -> Tensor:
-    """Rotary embedding: neighbours (2i, 2i+1) of a head are a complex number, turned by `rope_table`'s, in float32."""
-    pairs = torch.view_as_complex(x_BNHE.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rope_N1P).flatten(-2).to(x_BNHE.dtype)
 
 
 def fused_linear(x: Tensor, *layers: nn.Module) -> Tensor:
@@ -204,8 +202,41 @@ class _Float32Linear(_Float32Parameters, nn.Linear):
 
 
 class _Float32LayerNorm(_Float32Parameters, nn.LayerNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).to(x.dtype)
+    pass
+
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """The cross-attention's keys and values of P prompts, (P, L, H, E) each, for every block.
+
+    prompt_B: int64, the prompt of each video; None where video i has prompt i.
+    """
+
+    keys_values: list[KeysValues]
+    prompt_B: Tensor | None = None
+
+    def of(self, prompt_B: Tensor) -> "TextContext":
+        """The same context, for videos with these prompts."""
+        return TextContext(self.keys_values, prompt_B)
+
+    def leaves(self) -> "TextContext":
+        """A copy cut off from the graph, which gathers the gradients of many backward passes for `backward`."""
+        cut = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in self.keys_values]
+        return TextContext(cut, self.prompt_B)
+
+    def backward(self, leaves: "TextContext") -> None:
+        """Sends what the leaves have gathered through the text projections, once."""
+        pairs = [
+            (tensor, leaf.grad)
+            for ours, cut in zip(self.keys_values, leaves.keys_values, strict=True)
+            for tensor, leaf in zip(ours, cut, strict=True)
+            if leaf.grad is not None and tensor.requires_grad
+        ]
+        if pairs:
+            torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
 
 
 class Attention(nn.Module):
@@ -213,7 +244,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
-        self.num_heads = config.num_attention_heads
+        self.num_heads, self.eps = config.num_attention_heads, config.eps
         self.to_q = nn.Linear(config.dim, config.dim)
         self.to_k = nn.Linear(config.dim, config.dim)
         self.to_v = nn.Linear(config.dim, config.dim)
@@ -221,29 +252,27 @@ class Attention(nn.Module):
         self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
 
-    def _attend(self, q_BNHE: Tensor, k_BLHE: Tensor, v_BLHE: Tensor) -> Tensor:
-        heads_BHNE = functional.scaled_dot_product_attention(
-            q_BNHE.transpose(1, 2), k_BLHE.transpose(1, 2), v_BLHE.transpose(1, 2)
-        )
-        return self.to_out[0](heads_BHNE.transpose(1, 2).flatten(2))
-
-    def over_self(self, x_BND: Tensor, rope: Tensor) -> Tensor:
+    def over_self(self, h_BND: Tensor, rope_NE: Tensor, backend: str) -> Tensor:
         """Self-attention: (B, N, D) -> (B, N, D)."""
-        q, k, v = fused_linear(x_BND, self.to_q, self.to_k, self.to_v).chunk(3, dim=-1)
-        heads = (self.num_heads, -1)
-        q, k = self.norm_q(q).unflatten(-1, heads), self.norm_k(k).unflatten(-1, heads)
-        return self._attend(rotate(q, rope), rotate(k, rope), v.unflatten(-1, heads))
+        packed = fused_linear(h_BND, self.to_q, self.to_k, self.to_v)
+        weights = self.norm_q.weight, self.norm_k.weight
+        q, k, v = qk_norm_rope(packed, weights, rope_NE, self.num_heads, self.eps)
+        return self.to_out[0](attend(q, k, v, backend).flatten(2))
 
-    def over_text(self, x_BND: Tensor, text_BLD: Tensor) -> Tensor:
+    def text_keys_values(self, text_PLD: Tensor) -> KeysValues:
+        """Keys and values of embedded prompts, (P, L, H, E) each."""
+        packed = fused_linear(text_PLD, self.to_k, self.to_v)
+        k, v = qk_norm_rope(packed, (self.norm_k.weight,), None, self.num_heads, self.eps)
+        return k, v
+
+    def over_text(self, h_BND: Tensor, k_BLHE: Tensor, v_BLHE: Tensor, backend: str) -> Tensor:
         """Cross-attention: (B, N, D) -> (B, N, D)."""
-        k, v = fused_linear(text_BLD, self.to_k, self.to_v).chunk(2, dim=-1)
-        heads = (self.num_heads, -1)
-        q, k = self.norm_q(self.to_q(x_BND)).unflatten(-1, heads), self.norm_k(k).unflatten(-1, heads)
-        return self._attend(q, k, v.unflatten(-1, heads))
+        (q,) = qk_norm_rope(self.to_q(h_BND), (self.norm_q.weight,), None, self.num_heads, self.eps)
+        return self.to_out[0](attend(q, k_BLHE, v_BLHE, backend).flatten(2))
 
-    def over_one_text_token(self, text_B1D: Tensor) -> Tensor:
+    def over_one_text_token(self, v_B1HE: Tensor) -> Tensor:
         """`over_text` for L = 1, (B, 1, D) for all tokens: the softmax over one key is 1, whatever the query."""
-        return self.to_out[0](self.to_v(text_B1D))
+        return self.to_out[0](v_B1HE.flatten(2))
 
 
 class _GeluProjection(nn.Module):
@@ -252,7 +281,9 @@ class _GeluProjection(nn.Module):
         self.proj = nn.Linear(dim, ffn_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.gelu(self.proj(x), approximate="tanh")
+        if type(self.proj) is not nn.Linear:  # wrapped (LoRA): its output already holds the bias
+            return gelu_tanh(self.proj(x))
+        return gelu_tanh(functional.linear(x, self.proj.weight), self.proj.bias)
 
 
 class FeedForward(nn.Module):
@@ -267,6 +298,10 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+def _rows(tensor: Tensor, index: Tensor | None) -> Tensor:
+    return tensor if index is None else tensor[index]
+
+
 class Block(_Float32Parameters):
     """Self-attention, cross-attention, feed-forward."""
 
@@ -279,17 +314,40 @@ class Block(_Float32Parameters):
         self.ffn = FeedForward(config.dim, config.ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
-    def forward(self, x: Tensor, text_BLD: Tensor, time_R6D: Tensor, rope: Tensor, num_clean_tokens: int) -> Tensor:
-        modulation_R61D = (self.scale_shift_table + time_R6D).unsqueeze(2)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation_R61D.unbind(1)
-        normed = norm_modulate(x, shift1, scale1, num_clean_tokens, self.eps)
-        x = gated_residual(x, self.attn1.over_self(normed, rope), gate1, num_clean_tokens)
-        if text_BLD.shape[1] == 1:
-            x = x + self.attn2.over_one_text_token(text_BLD)
+    def forward(
+        self,
+        x: Tensor,
+        h: Tensor,
+        keys_values: KeysValues,
+        prompt_B: Tensor | None,
+        tables: tuple[Tensor, ...],
+        rope_NE: Tensor,
+        segment_N: Tensor,
+        backend: str,
+    ) -> tuple[Tensor, Tensor]:
+        """x: residual stream (B, N, D). h: its modulated norm, this block's input. Returns both for the next block.
+
+        tables: (B, S, D) each, this block's gate1, shift2, scale2, gate2 and the next block's shift1 and scale1.
+        """
+        gate1, shift2, scale2, gate2, next_shift, next_scale = tables
+        k, v = keys_values
+        update = self.attn1.over_self(h, rope_NE, backend)
+        if k.shape[1] == 1:
+            x = gated_residual_reference(x, update, gate1, segment_N)
+            update = _rows(self.attn2.over_one_text_token(v), prompt_B).expand_as(x)
         else:
-            x = x + self.attn2.over_text(self.norm2(x), text_BLD)
-        normed = norm_modulate(x, shift2, scale2, num_clean_tokens, self.eps)
-        return gated_residual(x, self.ffn(normed), gate2, num_clean_tokens)
+            x, h = self._before_text(x, update, gate1, segment_N)
+            update = self.attn2.over_text(h, _rows(k, prompt_B), _rows(v, prompt_B), backend)
+        x, h = gated_residual_layernorm_modulate(x, update, None, shift2, scale2, segment_N, self.eps)
+        return gated_residual_layernorm_modulate(x, self.ffn(h), gate2, next_shift, next_scale, segment_N, self.eps)
+
+    def _before_text(self, x: Tensor, update: Tensor, gate: Tensor, segment_N: Tensor) -> tuple[Tensor, Tensor]:
+        """The gated residual, and its affine norm where the model has one (`cross_attn_norm`)."""
+        if isinstance(self.norm2, nn.Identity):
+            x = gated_residual_reference(x, update, gate, segment_N)
+            return x, x
+        bias, weight = self.norm2.bias.expand_as(gate), self.norm2.weight.expand_as(gate)
+        return gated_residual_layernorm_modulate(x, update, gate, bias, weight, segment_N, self.eps)
 
 
 class _TwoLinears(nn.Module):
@@ -319,19 +377,23 @@ class ConditionEmbedder(nn.Module):
         self.time_proj = _Float32Linear(config.dim, 6 * config.dim)
         self.text_embedder = _TwoLinears(nn.Linear, config.text_dim, config.dim, _gelu_tanh)
 
-    def time(self, timestep_R: Tensor) -> tuple[Tensor, Tensor]:
-        """(R,) -> embedding (R, D) and the blocks' modulation (R, 6, D)."""
-        embedding_RD = self.time_embedder(timestep_frequencies(timestep_R, self.freq_dim))
-        return embedding_RD, self.time_proj(functional.silu(embedding_RD)).unflatten(-1, (6, -1))
+    def time(self, timestep_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) -> embedding (B, S, D) and the blocks' modulation (B, S, 6, D), its two scales as 1 + scale."""
+        embedding = self.time_embedder(timestep_frequencies(timestep_BS, self.freq_dim))
+        modulation = self.time_proj(functional.silu(embedding)).unflatten(-1, (6, -1))
+        return embedding, modulation + scale_offset(embedding.device)
 
 
 class WanTransformer(_Float32Parameters):
-    """The velocity model. With `checkpointing` the backward pass recomputes each block's activations."""
+    """The velocity model.
 
-    def __init__(self, config: WanConfig, checkpointing: bool = False) -> None:
+    recompute: what the backward pass computes anew, see `vrlvr.models.recompute`. attention: a backend's name, or auto, see
+    `vrlvr.models.attention`. Both may be set at any time before a forward.
+    """
+
+    def __init__(self, config: WanConfig, recompute: RecomputePolicy = "none", attention: str = "auto") -> None:
         super().__init__()
-        self.config = config
-        self.checkpointing = checkpointing
+        self.config, self.recompute, self.attention = config, recompute, attention
         # A convolution by name and shape only: its stride is its kernel size, so it is a linear layer of patches.
         self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch_size, config.patch_size)
         self.condition_embedder = ConditionEmbedder(config)
@@ -371,11 +433,21 @@ class WanTransformer(_Float32Parameters):
         grid = [size // patch for size, patch in zip(sizes, self.config.patch_size, strict=True)]
         return grid[0], grid[1], grid[2]
 
-    def forward(self, latents_BCFHW: Tensor, timestep_B: Tensor, text_BLM: Tensor, num_clean_frames: int = 0) -> Tensor:
+    def text_context(self, text_PLM: Tensor) -> TextContext:
+        """Keys and values of P prompts (P, L, text_dim), to be passed to `forward` for any number of steps and samples."""
+        text = self.condition_embedder.text_embedder(text_PLM.to(self.patch_embedding.weight.dtype))
+        return TextContext([block.attn2.text_keys_values(text) for block in self._each_block()])
+
+    def _each_block(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]  # a ModuleList does not know what it holds
+
+    def forward(
+        self, latents_BCFHW: Tensor, timestep_B: Tensor, text: Tensor | TextContext, num_clean_frames: int = 0
+    ) -> Tensor:
         """Velocity (B, out_channels, F, H, W), in the latents' dtype.
 
-        timestep_B: any reals in [0, 1000], sigma * 1000, never rounded. text_BLM: (B, L, text_dim).
-        The first num_clean_frames latent frames are at timestep 0 (Wan2.2-TI2V's clean image), the rest at timestep_B.
+        timestep_B: any reals in [0, 1000], sigma * 1000, never rounded. text: (B, L, text_dim), or what `text_context` made
+        of it. The first num_clean_frames latent frames are at timestep 0 (Wan2.2-TI2V's clean image), the rest at timestep_B.
         in_channels may exceed out_channels: the caller has then concatenated a condition to the latents.
         Raises UserError for sizes that do not fit.
         """
@@ -383,22 +455,26 @@ class WanTransformer(_Float32Parameters):
         grid = self._grid(latents_BCFHW, num_clean_frames)
         if timestep_B.shape != latents_BCFHW.shape[:1]:
             raise UserError(f"timestep of shape {tuple(timestep_B.shape)} must be ({len(latents_BCFHW)},), one a video")
+        context = self.text_context(text) if isinstance(text, Tensor) else text
         num_clean_tokens = num_clean_frames // config.patch_size[0] * grid[1] * grid[2]
-        rope = rope_table(config.attention_head_dim, grid, latents_BCFHW.device)
-
+        device = latents_BCFHW.device
+        rope_NE = rope_table(config.attention_head_dim, grid, device)
+        segment_N = segment_table(math.prod(grid), num_clean_tokens, device)
         dtype = self.patch_embedding.weight.dtype
+        backend = choose(self.attention, device, dtype, config.attention_head_dim)
+
         patches = patchify(latents_BCFHW.to(dtype), config.patch_size)
         x = functional.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-        text = self.condition_embedder.text_embedder(text_BLM.to(dtype))
-        timestep_R = functional.pad(timestep_B.float(), (1, 0)) if num_clean_tokens else timestep_B
-        embedding_RD, time_R6D = self.condition_embedder.time(timestep_R)
+        timestep_BS = timestep_B.float().unsqueeze(1)
+        if num_clean_tokens:
+            timestep_BS = functional.pad(timestep_BS, (1, 0))
+        embedding_BSD, time_BS6D = self.condition_embedder.time(timestep_BS)
+        tables = [(time_BS6D + block.scale_shift_table).unbind(2) for block in self._each_block()]
+        shift, scale = (embedding_BSD.unsqueeze(2) + self.scale_shift_table).unbind(2)
+        after = [*((shift1, scale1) for shift1, scale1, *_ in tables), (shift, 1 + scale)]
 
-        for block in self.blocks:
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, text, time_R6D, rope, num_clean_tokens, use_reentrant=False)
-            else:
-                x = block(x, text, time_R6D, rope, num_clean_tokens)
-
-        shift, scale = (self.scale_shift_table + embedding_RD.unsqueeze(1)).unsqueeze(2).unbind(1)
-        x = norm_modulate(x, shift, scale, num_clean_tokens, config.eps)
-        return unpatchify(self.proj_out(x), grid, config.patch_size).to(latents_BCFHW.dtype)
+        h = layernorm_modulate(x, *after[0], segment_N, config.eps)
+        for block, kv, table, following in zip(self.blocks, context.keys_values, tables, after[1:], strict=True):
+            rest = (*table[2:], *following)
+            x, h = run(block, x, h, kv, context.prompt_B, rest, rope_NE, segment_N, backend, policy=self.recompute)
+        return unpatchify(self.proj_out(h), grid, config.patch_size).to(latents_BCFHW.dtype)

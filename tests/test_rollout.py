@@ -1,0 +1,63 @@
+"""The frozen velocity field: the policy's own values, in micro-batches, at the weights of the last refresh."""
+
+import pytest
+import torch
+from tiny_run import random_policy, tiny_codec, tiny_config, tiny_prompts
+from torch import Tensor
+
+from vrlvr.policy import Policy
+from vrlvr.rollout import FrozenVelocity
+
+
+@pytest.fixture(params=["concat", "pin"])
+def case(request: pytest.FixtureRequest) -> tuple[Policy, tuple[Tensor, ...]]:
+    config = tiny_config("--model.conditioning", request.param)
+    codec = tiny_codec(config)
+    prompts = tiny_prompts(config, codec, 5)
+    x = torch.randn(5, *codec.latent_shape(5, 16, 16), generator=torch.Generator().manual_seed(0))
+    return random_policy(config, codec), (x, torch.linspace(0.1, 0.9, 5), prompts.first_BC1HW, prompts.task_B)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 5, 9])
+def test_it_is_the_policy_without_gradient(case: tuple[Policy, tuple[Tensor, ...]], micro_batch: int) -> None:
+    policy, rows = case
+    v = FrozenVelocity(policy, micro_batch)(*rows)
+    assert not v.requires_grad
+    torch.testing.assert_close(v, policy(*rows), rtol=1e-5, atol=1e-5)
+
+
+def test_no_forward_is_larger_than_a_micro_batch(case: tuple[Policy, tuple[Tensor, ...]]) -> None:
+    policy, rows = case
+    sizes = []
+    policy.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    FrozenVelocity(policy, 2)(*rows)
+    assert sizes == [2, 2, 1]
+
+
+def test_new_weights_are_taken_up_by_refresh(case: tuple[Policy, tuple[Tensor, ...]]) -> None:
+    policy, rows = case
+    velocity = FrozenVelocity(policy, 5)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.1)
+    assert not torch.allclose(velocity(*rows), policy(*rows), rtol=1e-5, atol=1e-5)
+    velocity.refresh()
+    torch.testing.assert_close(velocity(*rows), policy(*rows), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_cuda_graphs_change_no_bit(case: tuple[Policy, tuple[Tensor, ...]]) -> None:
+    policy, rows = case
+    policy, rows = policy.cuda(), tuple(tensor.cuda() for tensor in rows)
+    plain, graphed = (FrozenVelocity(policy, 2, graphs=graphs) for graphs in (False, True))
+    for scale in (1.0, 1.1):  # captured at the first weights, replayed at others
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(scale)
+        plain.refresh()
+        graphed.refresh()
+        for x in (rows[0], -rows[0]):
+            first = graphed(x, *rows[1:])
+            assert torch.equal(first, plain(x, *rows[1:]))
+            graphed(torch.zeros_like(x), *rows[1:])  # a later call leaves an earlier one's result alone
+            assert torch.equal(first, plain(x, *rows[1:]))

@@ -1,0 +1,72 @@
+"""The policy without gradient, as rollouts and evaluations call it: text encoded once, full micro-batches, CUDA graphs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vrlvr.models.dit import TextContext
+from vrlvr.policy import Policy
+
+
+class FrozenVelocity:
+    """A velocity field (x, sigma_B, first, task_B) -> v at the policy's weights of the last `refresh`.
+
+    micro_batch: rows of one forward, at most. On CUDA each shape is captured once and then replayed as a CUDA graph, which
+    reads the weights in place: an optimizer that updates them in place needs a `refresh`, and no new graph.
+    """
+
+    def __init__(self, policy: Policy, micro_batch: int, graphs: bool = True) -> None:
+        self._policy, self._micro_batch = policy, micro_batch
+        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
+        self._captures = graphs and torch.cuda.is_available()
+        self._pool = torch.cuda.graph_pool_handle() if self._captures else None  # one for all: only one runs at a time
+        self._context: TextContext | None = None
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Takes up the policy's present weights."""
+        context = self._policy.text_context()
+        if self._context is None:
+            self._context = context
+            return
+        for old, new in zip(self._context.keys_values, context.keys_values, strict=True):
+            torch._foreach_copy_(list(old), list(new))  # in place: graphs know these addresses
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, sigma_B: Tensor, first_BC1HW: Tensor, task_B: Tensor) -> Tensor:
+        parts = zip(*(tensor.split(self._micro_batch) for tensor in (x, sigma_B, first_BC1HW, task_B)), strict=True)
+        return torch.cat([self._forward(*part) for part in parts])
+
+    def _forward(self, *inputs: Tensor) -> Tensor:
+        if not (self._captures and inputs[0].is_cuda):
+            return self._velocity(*inputs)
+        shapes = tuple(tensor.shape for tensor in inputs)
+        if shapes not in self._graphs:
+            self._graphs[shapes] = _Graph(self._velocity, inputs, self._pool)
+        return self._graphs[shapes](*inputs)
+
+    def _velocity(self, *inputs: Tensor) -> Tensor:
+        return self._policy(*inputs, context=self._context)
+
+
+class _Graph:
+    """One captured call of a function of CUDA tensors."""
+
+    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], pool: Any) -> None:
+        self._inputs = [tensor.clone() for tensor in inputs]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # compiles kernels and fills caches, which a capture may not
+            function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self._output = function(*self._inputs)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        torch._foreach_copy_(self._inputs, list(inputs))
+        self._graph.replay()
+        return self._output.clone()
