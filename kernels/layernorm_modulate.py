@@ -87,7 +87,7 @@ def _backward_kernel(
             opening = tl.load(gate + b * gate_b + s * gate_s + column, mask=inside, other=0.0).to(tl.float32)
             sum_gate = tl.zeros((BLOCK,), tl.float32)
         present = tl.sum((segments == s).to(tl.int32)) > 0
-        for token in tl.range(begin, tl.where(present, end, begin), num_stages=2):
+        for token in tl.range(begin, tl.where(present, end, begin), num_stages=3):
             mine = inside & (tl.load(segment + token) == s)
             row = b.to(tl.int64) * num_tokens + token
             value = tl.load(x + row * D + column, mask=mine, other=0.0).to(tl.float32)

@@ -1,6 +1,6 @@
-"""Seconds per GRPO update with Early-Step Focus against full-step training, from one SFT policy in one run.
+"""Seconds per GRPO update of a real run with Early-Step Focus against full-step training, from its SFT policy.
 
-    python profiling/esf_saving.py --run_dir runs/tiny [--updates 6] [--windows 2,3,5,all] [--out FILE.json]
+    python profiling/esf_windows.py --run_dir runs/tiny [--updates 6] [--windows 2,3,5,all] [--out FILE.json]
 
 Every window trains the same puzzles, samples and denoising steps (no coarse tail, every sample kept, no anchor), so that the
 window is the only difference. Beside the seconds stands what counting predicts, in DiT forwards a sample: one a denoising
@@ -81,7 +81,7 @@ def main() -> int:
             seconds = measure(config, arguments.run_dir)
             rows.append({"sde_steps": num_sde_steps(config), "units": predicted_units(config)} | seconds)
     except (UserError, ValueError) as error:
-        print(f"esf_saving: {error}", file=sys.stderr)
+        print(f"esf_windows: {error}", file=sys.stderr)
         return 2
     full = max(rows, key=lambda row: row["sde_steps"])
     print(f"{'window':>8} {'units':>7} {'s/update':>9} {'CPU s':>7} {'saved':>7} {'predicted':>10}")
@@ -93,7 +93,7 @@ def main() -> int:
         )
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        result = {"run": facts(base, ["python", "profiling/esf_saving.py", *sys.argv[1:]], 1), "rows": rows}
+        result = {"run": facts(base, ["python", "profiling/esf_windows.py", *sys.argv[1:]], 1), "rows": rows}
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -1,26 +1,13 @@
-"""profiling/esf_saving.py on a debug run: the counted units, the measured seconds, and one line for bad input."""
+"""profiling/esf_windows.py on a debug run: the counted units, the measured seconds, and one line for bad input."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
+import esf_windows
 import pytest
 from tiny_run import ARGUMENTS, tiny_config
 
 from vrlvr.train import main
-
-SCRIPT = Path(__file__).parents[1] / "profiling" / "esf_saving.py"
-
-
-@pytest.fixture(scope="module")
-def esf_saving() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("esf_saving", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +19,20 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_units_count_forwards(esf_saving: ModuleType) -> None:
+def test_units_count_forwards() -> None:
     """Five steps, the first shared by four samples: 4.25 of rollout, and 3 per trained step, the first again shared."""
-    assert esf_saving.predicted_units(tiny_config("--grpo.sde_steps", "2")) == 4.25 + 3 * 1.25
-    assert esf_saving.predicted_units(tiny_config("--grpo.sde_steps", "all")) == 4.25 + 3 * 3.25
-    assert esf_saving.predicted_units(tiny_config("--grpo.shared_noise", "false", "--grpo.sde_steps", "2")) == 5 + 6
+    assert esf_windows.predicted_units(tiny_config("--grpo.sde_steps", "2")) == 4.25 + 3 * 1.25
+    assert esf_windows.predicted_units(tiny_config("--grpo.sde_steps", "all")) == 4.25 + 3 * 3.25
+    assert esf_windows.predicted_units(tiny_config("--grpo.shared_noise", "false", "--grpo.sde_steps", "2")) == 5 + 6
 
 
 def test_it_measures_every_window(
-    esf_saving: ModuleType, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "esf" / "saving.json"
     options = ["--run_dir", str(run_dir), "--updates", "2", "--windows", "1,all", "--out", str(out)]
-    monkeypatch.setattr("sys.argv", [str(SCRIPT), *options])
-    assert esf_saving.main() == 0
+    monkeypatch.setattr("sys.argv", ["esf_windows.py", *options])
+    assert esf_windows.main() == 0
     early, full = json.loads(out.read_text())["rows"]
     assert (early["sde_steps"], full["sde_steps"]) == (1, 4)
     assert full["saved"] == 0
@@ -58,15 +45,14 @@ def test_it_measures_every_window(
     [(["--updates", "1"], "use at least 2"), (["--windows", "7"], "sde_steps=7"), (["--windows", "x"], "x")],
 )
 def test_bad_input_is_one_line(
-    esf_saving: ModuleType,
     run_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     told: str,
 ) -> None:
-    monkeypatch.setattr("sys.argv", [str(SCRIPT), "--run_dir", str(run_dir), *options])
-    assert esf_saving.main() == 2
+    monkeypatch.setattr("sys.argv", ["esf_windows.py", "--run_dir", str(run_dir), *options])
+    assert esf_windows.main() == 2
     line = capsys.readouterr().err.strip()
     assert told in line
     assert "\n" not in line
