@@ -1,0 +1,354 @@
+"""Speed of the kernels: `pytest --benchmark-only tests/kernels` (skipped in a plain run).
+
+Every op, forward and backward, against its plain PyTorch form (eager, and `torch.compile`d on a GPU) and what other packages
+have. What is timed was first compared with float64. On a GPU: bfloat16, the tiny size and Wan2.2-TI2V-5B's at 8,190 and
+27,280 tokens. On a CPU: the references alone, tiny, which shows that the benchmark runs and measures nothing of a kernel.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+from kernel_bench import (
+    ROWS,
+    Clock,
+    Inputs,
+    Op,
+    Replay,
+    Row,
+    Size,
+    compare,
+    compiled,
+    measure,
+    normal,
+    outputs_of,
+    table,
+    with_gradients,
+)
+from kernel_checks import DEVICE
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+from torch.nn import functional
+
+from vrlvr_kernels.gated_residual_layernorm_modulate import (
+    gated_residual_layernorm_modulate,
+    gated_residual_layernorm_modulate_reference,
+)
+from vrlvr_kernels.gelu_tanh import gelu_tanh, gelu_tanh_reference
+from vrlvr_kernels.launch import implementation
+from vrlvr_kernels.layernorm_modulate import layernorm_modulate, layernorm_modulate_reference
+from vrlvr_kernels.optional_triton import HAS_TRITON
+
+ON_GPU = DEVICE.type == "cuda"
+DTYPE = torch.bfloat16 if ON_GPU else torch.float32
+TINY = Size("tiny", 2, (3, 4, 4), heads=2, head_dim=32, ffn=256)
+SIZES = [
+    TINY,
+    Size("8190", 1, (21, 15, 26), heads=24, head_dim=128, ffn=14336),  # 480x832, 81 frames
+    Size("27280", 1, (31, 22, 40), heads=24, head_dim=128, ffn=14336),  # 704x1280, 121 frames
+]
+EPS = 1e-6
+S = 2  # segments: the clean first frame, and the rest
+
+
+def _tokens(size: Size, channels: int, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return normal((size.batch, size.tokens, channels), seed, device, dtype)
+
+
+def _table(size: Size, seed: int, device: torch.device) -> Tensor:
+    return normal((size.batch, S, size.dim), seed, device, torch.float32)
+
+
+def _segment(size: Size, device: torch.device) -> Tensor:
+    """The clean first frame is segment 0."""
+    frame = size.tokens // size.grid[0]
+    return (torch.arange(size.tokens, device=device) >= frame).int()
+
+
+def norm_inputs(size: Size, device: torch.device, dtype: torch.dtype) -> Inputs:
+    return {
+        "x_BND": _tokens(size, size.dim, 1, device, dtype),
+        "shift_BSD": _table(size, 2, device),
+        "scale_BSD": _table(size, 3, device),
+        "segment_N": _segment(size, device),
+        "eps": EPS,
+    }
+
+
+def boundary_inputs(size: Size, device: torch.device, dtype: torch.dtype) -> Inputs:
+    update, gate = _tokens(size, size.dim, 4, device, dtype), _table(size, 5, device)
+    return norm_inputs(size, device, dtype) | {"update_BND": update, "gate_BSD": gate}
+
+
+def ungated_inputs(size: Size, device: torch.device, dtype: torch.dtype) -> Inputs:
+    return boundary_inputs(size, device, dtype) | {"gate_BSD": None}
+
+
+def affine_inputs(size: Size, device: torch.device, dtype: torch.dtype) -> Inputs:
+    return {
+        "x": _tokens(size, size.dim, 1, device, dtype),
+        "weight": normal((size.dim,), 2, device, dtype),
+        "bias": normal((size.dim,), 3, device, dtype),
+        "segment": torch.zeros(size.tokens, dtype=torch.int32, device=device),
+    }
+
+
+def residual_inputs(size: Size, device: torch.device, dtype: torch.dtype) -> Inputs:
+    return affine_inputs(size, device, dtype) | {"update": _tokens(size, size.dim, 4, device, dtype)}
+
+
+def gelu_inputs(size: Size, device: torch.device, dtype: torch.dtype) -> Inputs:
+    return {"x": _tokens(size, size.ffn, 1, device, dtype), "bias": normal((size.ffn,), 2, device, dtype)}
+
+
+def _affine(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """LayerNorm with weight and bias, by a modulated norm of one segment."""
+
+    def call(x: Tensor, weight: Tensor, bias: Tensor, segment: Tensor) -> Tensor:
+        return norm(x, bias.expand(len(x), 1, -1), weight.expand(len(x), 1, -1), segment, EPS)
+
+    return call
+
+
+def _residual(boundary: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    def call(x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, segment: Tensor) -> tuple[Tensor, Tensor]:
+        return boundary(x, update, None, bias.expand(len(x), 1, -1), weight.expand(len(x), 1, -1), segment, EPS)
+
+    return call
+
+
+# Other packages' forms of the same work; `segment` is what ours needs besides.
+
+
+def torch_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, segment: Tensor) -> Tensor:
+    return functional.layer_norm(x, x.shape[-1:], weight, bias, EPS)
+
+
+def liger_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, segment: Tensor) -> Tensor:
+    return import_module("liger_kernel.ops.layer_norm").LigerLayerNormFunction.apply(x, weight, bias, EPS)
+
+
+def flash_attn_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, segment: Tensor) -> Tensor:
+    return import_module("flash_attn.ops.triton.layer_norm").layer_norm_fn(x, weight, bias, eps=EPS)
+
+
+def flash_attn_residual_layer_norm(x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, segment: Tensor) -> Any:
+    layer_norm_fn = import_module("flash_attn.ops.triton.layer_norm").layer_norm_fn
+    out, new_x = layer_norm_fn(update, weight, bias, residual=x, eps=EPS, prenorm=True)
+    return new_x, out
+
+
+def torch_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    return functional.gelu(x + bias, approximate="tanh")
+
+
+OPS = [
+    Op(
+        "layernorm_modulate",
+        norm_inputs,
+        layernorm_modulate,
+        layernorm_modulate_reference,
+        bytes_forward=lambda size, e: 2 * e * size.batch * size.tokens * size.dim,  # x; out
+        bytes_backward=lambda size, e: 3 * e * size.batch * size.tokens * size.dim,  # x, dout; dx
+    ),
+    Op(
+        "boundary, gate",
+        boundary_inputs,
+        gated_residual_layernorm_modulate,
+        gated_residual_layernorm_modulate_reference,
+        bytes_forward=lambda size, e: 4 * e * size.batch * size.tokens * size.dim,  # x, update; new_x, out
+        # new_x, update, dnew_x, dout; dx, dupdate
+        bytes_backward=lambda size, e: 6 * e * size.batch * size.tokens * size.dim,
+    ),
+    Op(
+        "boundary, no gate",
+        ungated_inputs,
+        gated_residual_layernorm_modulate,
+        gated_residual_layernorm_modulate_reference,
+        bytes_forward=lambda size, e: 4 * e * size.batch * size.tokens * size.dim,  # x, update; new_x, out
+        bytes_backward=lambda size, e: 4 * e * size.batch * size.tokens * size.dim,  # new_x, dnew_x, dout; dx = dupdate
+    ),
+    Op(
+        "layernorm (affine)",
+        affine_inputs,
+        _affine(layernorm_modulate),
+        _affine(layernorm_modulate_reference),
+        bytes_forward=lambda size, e: 2 * e * size.batch * size.tokens * size.dim,  # x; out
+        bytes_backward=lambda size, e: 3 * e * size.batch * size.tokens * size.dim,  # x, dout; dx
+        peers={"torch": torch_layer_norm, "liger": liger_layer_norm, "flash-attn": flash_attn_layer_norm},
+    ),
+    Op(
+        "residual + layernorm (affine)",
+        residual_inputs,
+        _residual(gated_residual_layernorm_modulate),
+        _residual(gated_residual_layernorm_modulate_reference),
+        bytes_forward=lambda size, e: 4 * e * size.batch * size.tokens * size.dim,  # x, update; new_x, out
+        bytes_backward=lambda size, e: 4 * e * size.batch * size.tokens * size.dim,  # new_x, dnew_x, dout; dx = dupdate
+        peers={"flash-attn": flash_attn_residual_layer_norm},
+    ),
+    Op(
+        "gelu_tanh",
+        gelu_inputs,
+        gelu_tanh,
+        gelu_tanh_reference,
+        bytes_forward=lambda size, e: 2 * e * size.batch * size.tokens * size.ffn,  # x; out
+        bytes_backward=lambda size, e: 3 * e * size.batch * size.tokens * size.ffn,  # x, dout; dx
+        peers={"torch": torch_gelu},
+    ),
+]
+CASES = [
+    (op, size, direction)
+    for op in OPS
+    for size in (SIZES if ON_GPU else [TINY])
+    for direction in ("forward", "backward")
+    if direction == "forward" or op.bytes_backward is not None
+]
+replay = Replay()
+
+
+@pytest.fixture(autouse=True)
+def _triton_on_poisoned_memory() -> None:
+    """In place of the kernel tests' fixture: fresh memory is not filled here, and each device runs what it runs in training."""
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock(DEVICE)
+
+
+@pytest.fixture(scope="module")
+def copy_gbps(clock: Clock) -> float:
+    return clock.copy_gbps()
+
+
+@pytest.mark.benchmark(timer=replay)
+@pytest.mark.parametrize(("op", "size", "direction"), CASES, ids=[f"{o.name}-{s.name}-{d}" for o, s, d in CASES])
+def test_speed_of_kernel(
+    benchmark: BenchmarkFixture, clock: Clock, copy_gbps: float, op: Op, size: Size, direction: str
+) -> None:
+    seconds, missing = measure(op, size, direction, DTYPE, clock, "inductor" if ON_GPU else None)
+    count = op.bytes_forward if direction == "forward" else op.bytes_backward
+    assert count is not None
+    row = Row(
+        op=op.name,
+        direction=direction,
+        size=size.name,
+        ms={name: 1000 * median(times) for name, times in seconds.items()},
+        bytes=count(size, DTYPE.itemsize),
+        missing=missing,
+        copy_gbps=copy_gbps if ON_GPU else None,  # a tiny tensor stays in a CPU's caches
+    )
+    own = next(iter(seconds.values()))
+    replay.load(own)
+    benchmark.extra_info.update(
+        row.extra_info(), device=torch.cuda.get_device_name() if ON_GPU else "cpu", missing=missing
+    )
+    benchmark.pedantic(replay.next, rounds=len(own))
+    ROWS.append(row)
+
+
+# Tests of the benchmark itself, which run where there is no GPU.
+
+
+ROW = Row("op", "forward", "tiny", {"ours": 0.5, "compile": 0.25}, bytes=10**9, copy_gbps=4000.0)
+
+
+def unique_bytes(tensors: list[Any], size: Size) -> int:
+    """Of the tensors that are as large as the tokens, the same memory counted once."""
+    large = [t for t in tensors if isinstance(t, Tensor) and t.numel() >= size.tokens * size.dim]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in large}.values())
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_bytes_are_those_of_the_kernels_tensors(op: Op) -> None:
+    """Forward: inputs and outputs. Backward: what the graph keeps, upstream gradients and gradients."""
+    size = Size("few", 1, (2, 1, 2), heads=2, head_dim=8, ffn=32)
+    inputs = with_gradients(op, op.inputs(size, DEVICE, DTYPE))
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with implementation("triton"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = list(outputs_of(op.call(**inputs)))
+    assert op.bytes_forward(size, DTYPE.itemsize) == unique_bytes([*inputs.values(), *outputs], size)
+    if op.bytes_backward is not None:
+        roots = [output for output in outputs if output.requires_grad]
+        upstream = [torch.ones_like(root) for root in roots]
+        wanted = [v for v in inputs.values() if isinstance(v, Tensor) and v.requires_grad]
+        with implementation("triton"):
+            gradients = torch.autograd.grad(roots, wanted, upstream)
+        assert op.bytes_backward(size, DTYPE.itemsize) == unique_bytes([*kept, *upstream, *gradients], size)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_compiled_reference_is_right_in_both_directions(op: Op) -> None:
+    """Twice, as when timed; by the tracer alone, since generating code takes long."""
+    function, inputs = compiled(op.reference, "aot_eager"), op.inputs(TINY, DEVICE, DTYPE)
+    compare(function, op, inputs, DTYPE, "forward")
+    if op.bytes_backward is not None:
+        candidate = compare(function, op, inputs, DTYPE, "backward")
+        for first, second in zip(candidate.backward(), candidate.backward(), strict=True):
+            assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_wrong_kernel_is_not_timed(clock: Clock, monkeypatch: pytest.MonkeyPatch, direction: str) -> None:
+    monkeypatch.setattr(clock, "seconds", lambda call: pytest.fail("timed"))
+    right = next(op for op in OPS if op.name == "gelu_tanh")
+    wrong = replace(right, call=lambda x, bias: functional.gelu(x + bias) + (x - x.detach()) * 0.05)
+    with pytest.raises(AssertionError):
+        measure(wrong, TINY, direction, DTYPE, clock, None)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_every_implementation_is_timed_and_a_peer_that_fails_is_told(clock: Clock, direction: str) -> None:
+    def absent(**_: Tensor) -> Tensor:
+        return import_module("no_such_package").gelu
+
+    def wrong(x: Tensor, bias: Tensor) -> Tensor:
+        return x + bias
+
+    gelu = next(op for op in OPS if op.name == "gelu_tanh")
+    op = replace(gelu, peers={"absent": absent, "wrong": wrong, "torch": torch_gelu})
+    seconds, missing = measure(op, TINY, direction, DTYPE, clock, "aot_eager")
+    assert list(seconds) == ["ours", "eager", "compile", "torch"]
+    assert all(times and min(times) > 0 for times in seconds.values())
+    assert missing[0] == "absent: ModuleNotFoundError: No module named 'no_such_package'"
+    assert missing[1].startswith("wrong: AssertionError")
+
+
+def test_the_timer_shows_what_was_measured() -> None:
+    timer = Replay()
+    timer.load([0.5, 0.25])
+    shown = [timer()]
+    for _ in range(2):
+        timer.next()
+        shown.append(timer())
+    assert shown == [0.0, 0.5, 0.75]
+    with pytest.raises(StopIteration):
+        timer.next()
+
+
+def test_rates_are_those_of_the_first_time() -> None:
+    assert ROW.gbps == 2000
+    assert ROW.percent_of_copy == 50
+    assert ROW.extra_info()["gbps"] == 2000
+    assert replace(ROW, copy_gbps=None).percent_of_copy is None
+
+
+def test_table_has_a_column_for_every_implementation() -> None:
+    lines = table([ROW, replace(ROW, ms={"ours": 1.0, "liger": 2.0}, copy_gbps=None)]).splitlines()
+    assert lines[0].split() == ["op", "size", "ours", "ms", "compile", "ms", "liger", "ms", "MB", "GB/s", "%", "copy"]
+    assert lines[1].split() == ["op", "forward", "tiny", "0.5000", "0.2500", "1000.0", "2000", "50"]
+    assert lines[2].split() == ["op", "forward", "tiny", "1.0000", "2.0000", "1000.0", "1000"]
+
+
+def test_copy_rate_is_positive(clock: Clock) -> None:
+    assert clock.copy_gbps() > 0
