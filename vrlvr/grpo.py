@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from vrlvr.batches import generate, prompts_of
+from vrlvr.build import set_recompute
 from vrlvr.checkpoint import Checkpoints, TrainState
 from vrlvr.config import Config, num_sde_steps, reward_weights
 from vrlvr.distributed import World
@@ -60,6 +61,7 @@ def train_grpo(
     weights = reward_weights(config)
     state = TrainState(policy, ema, optimizer, progress)
     checkpoints.restore("grpo", state)
+    set_recompute(config, policy, shape, rows=grpo.micro_batch)
     velocity = FrozenVelocity(policy, grpo.micro_batch)
     while progress.step < grpo.updates:
         progress.step += 1

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vrlvr.batches import prompts_of, videos_of
+from vrlvr.build import set_recompute
 from vrlvr.checkpoint import Checkpoints, TrainState
 from vrlvr.config import Config
 from vrlvr.distributed import World
@@ -52,6 +53,8 @@ def train_sft(
     progress = Progress(success=dict.fromkeys(config.data.tasks, 0.0))
     state = TrainState(policy, ema, optimizer, progress)
     checkpoints.restore("sft", state)
+    shape = codec.latent_shape(config.data.num_frames, config.data.height, config.data.width)
+    set_recompute(config, policy, shape, rows=len(world.share(sft.batch_size)))
     while progress.step < (progress.stop_at or sft.max_steps):
         progress.step += 1
         lr = set_lr(optimizer, sft.lr * _lr_factor(progress, config))
