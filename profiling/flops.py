@@ -12,11 +12,11 @@ from vrlvr.models.dit import WanConfig
 
 
 def forward_flops(
-    config: WanConfig, num_tokens: int, num_text_tokens: int = 512, batch: int = 1, num_time_rows: int = 2
+    config: WanConfig, num_tokens: int, num_text_tokens: int = 512, batch: int = 1, num_time_rows: int | None = None
 ) -> dict[str, int]:
     """By part, for a batch of videos of num_tokens tokens each.
 
-    num_time_rows: distinct timesteps in the batch (with one per token, as diffusers' TI2V has them: batch * num_tokens).
+    num_time_rows: timesteps that are embedded: two a video here, one for the clean frames; in diffusers' TI2V one a token.
     """
     D, N, L, layers = config.dim, num_tokens, num_text_tokens, config.num_layers
     patch = math.prod(config.patch_size)
@@ -29,13 +29,13 @@ def forward_flops(
         "cross_attention": layers * 4 * N * L * D,
         "feed_forward": layers * 4 * N * D * config.ffn_dim,
     }
-    time = 2 * num_time_rows * (config.freq_dim * D + D * D + 6 * D * D)
+    time = 2 * (2 * batch if num_time_rows is None else num_time_rows) * (config.freq_dim * D + D * D + 6 * D * D)
     return {name: batch * flops for name, flops in per_video.items()} | {"time": time}
 
 
 def total_flops(config: WanConfig, num_tokens: int, num_text_tokens: int = 512, batch: int = 1, passes: int = 1) -> int:
     """passes: 1 forward, 3 forward and backward, 4 with everything recomputed."""
-    return passes * sum(forward_flops(config, num_tokens, num_text_tokens, batch, num_time_rows=1 + batch).values())
+    return passes * sum(forward_flops(config, num_tokens, num_text_tokens, batch).values())
 
 
 def tokens_of(config: WanConfig, num_frames: int, height: int, width: int) -> int:

@@ -26,9 +26,7 @@ def test_units_count_forwards() -> None:
     assert esf_windows.predicted_units(tiny_config("--grpo.shared_noise", "false", "--grpo.sde_steps", "2")) == 5 + 6
 
 
-def test_it_measures_every_window(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_measures_every_window(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "esf" / "saving.json"
     options = ["--run_dir", str(run_dir), "--updates", "2", "--windows", "1,all", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["esf_windows.py", *options])
