@@ -19,11 +19,13 @@ import torch
 from flops import total_flops
 from reference_dit import ReferenceWanTransformer
 from sizes import SIZES, Size, default_size, random_inputs, random_model
-from timing import ceilings, median_seconds, peak_gib, synchronize
+from timing import ceilings, free, median_seconds, peak_gib
 from torch import nn
 
+from vrlvr.memory import step_memory
 from vrlvr.models.dit import WanTransformer
 from vrlvr.models.recompute import POLICIES, Policy
+from vrlvr_kernels.launch import Implementation
 
 MODELS = ("ours", "reference", "compiled")
 
@@ -82,17 +84,23 @@ def measure(
             model.zero_grad(set_to_none=True)
             free(device)
         else:
-            rows.append(row("forward+backward", policy, 3, seconds))
+            predicted = predicted_gib(size, num_tokens, batch, policy, device) if name == "ours" else None
+            rows.append(row("forward+backward", policy, 3, seconds) | {"predicted_gib": predicted})
             break
     return rows
 
 
-def free(device: torch.device) -> None:
-    """Gives unused memory back, and restarts the count of the peak."""
-    synchronize(device)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    peak_gib(device)
+def predicted_gib(size: Size, num_tokens: int, batch: int, policy: Policy, device: torch.device) -> float:
+    """What `vrlvr.memory` expects of forward and backward, weights and gradients among it; beside it stands the peak."""
+
+    def build(layers: int, recompute: Policy) -> nn.Module:
+        model = WanTransformer(replace(size.config, num_layers=layers), recompute=recompute)
+        return model.bfloat16() if size.dtype == torch.bfloat16 else model
+
+    inputs = (*random_inputs(size, num_tokens, batch, torch.device("meta")), 1)
+    implementation: Implementation = "triton" if device.type == "cuda" else "reference"
+    needed = step_memory(build, inputs, size.config.num_layers, policy, (), implementation)
+    return needed.total / 2**30
 
 
 def table(rows: list[dict[str, Any]], say: Callable[[str], None] = print) -> None:

@@ -1,5 +1,6 @@
 """How the scripts here measure: seconds of a call on a device, and what the device can do at best."""
 
+import gc
 import time
 from collections.abc import Callable
 from statistics import median
@@ -42,6 +43,15 @@ def peak_gib(device: torch.device) -> float | None:
     peak = torch.cuda.max_memory_allocated(device) / 2**30
     torch.cuda.reset_peak_memory_stats(device)
     return peak
+
+
+def free(device: torch.device) -> None:
+    """Gives unused memory back, and restarts the count of the peak."""
+    synchronize(device)
+    gc.collect()  # what autograd and captured graphs leave in cycles
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    peak_gib(device)
 
 
 def ceilings(device: torch.device) -> dict[str, Any]:

@@ -6,7 +6,7 @@ all rows over the probe's. The optimizer's step is timed as it is. Rewards are s
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -171,7 +171,6 @@ class Update:
         self.recompute = self._fitting_policy() if recipe.recompute == "auto" else recipe.recompute
         self.policy: nn.Module = self._our_policy() if recipe.model == "ours" else self._reference_policy()
         self.optimizer = adamw(self.policy, lr=1e-6, weight_decay=0.0)
-        self._do: Callable[[], float] = self._ours if recipe.model == "ours" else self._published
         self._velocity = (
             FrozenVelocity(self.policy, recipe.rows, recipe.graphs) if isinstance(self.policy, Policy) else None
         )
@@ -179,7 +178,7 @@ class Update:
     def run(self) -> float:
         """One update, or a probe of one; returns the largest |ratio - 1|. `stopwatch.seconds` tells its phases."""
         self.optimizer.zero_grad(set_to_none=True)
-        deviation = self._do()
+        deviation = self._ours() if self.recipe.model == "ours" else self._published()
         with self.stopwatch("optimizer"), phase("optimizer"):
             clip_gradients(self.policy, 1.0)
             self.optimizer.step()

@@ -103,14 +103,20 @@ def test_a_run_leaves_its_files(
     options = ["--layers", "1", "--group_size", "2", "--num_steps", "4", "--probe_steps", "0", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["esf_saving.py", *options])
     assert esf_saving.main() == 0
-    assert "times_faster_than_reference" in capsys.readouterr().out
+    assert "times_faster_than_reference_exact" in capsys.readouterr().out
     result = json.loads((tmp_path / "esf_saving.json").read_text())
     assert result["note"].endswith("whole updates timed")
     assert result["agreement"]["gradient_error"] < 1e-4
     names = [row["name"] for row in result["rows"]]
     assert len(names) == len(set(names)) == len(esf_saving.recipes(4, 2))
     assert all(row["seconds"] > 0 for row in result["rows"])
-    assert {f"saved_by_window_{window}" for window in (1, 2)} <= result["summary"].keys()
+    seconds = {row["name"]: row["seconds"] for row in result["rows"]}
+    last, reference = seconds[names[-1]], next(s for name, s in seconds.items() if name.startswith("reference"))
+    assert result["summary"]["times_faster_than_reference_all_levers"] == pytest.approx(reference / last)
+    assert result["summary"]["fastest_exact_recipe"] in names
+    full, half = seconds[esf_saving.OURS], seconds["+ Early-Step Focus, 2 of 4"]
+    assert result["summary"]["saved_by_window_2"] == pytest.approx(1 - half / full)
+    assert "saved_by_window_1" in result["summary"]
     assert all(name in (tmp_path / "esf_saving.md").read_text() for name in names)
     pytest.importorskip("matplotlib")
     assert (tmp_path / "esf_saving.png").stat().st_size > 10_000
@@ -119,12 +125,12 @@ def test_a_run_leaves_its_files(
 def test_a_recipe_without_memory_is_told_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = esf_saving.measure
+    row = esf_saving.measure(Recipe(trained_steps=2), SMALL, CPU, 1, 1)
 
     def measure(recipe: Recipe, *arguments):
         if recipe.model == "compiled":
             raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
-        return real(recipe, *arguments)
+        return row | {"recipe": asdict(recipe)}
 
     monkeypatch.setattr(esf_saving, "measure", measure)
     options = ["--layers", "1", "--group_size", "2", "--num_steps", "4", "--out", str(tmp_path)]

@@ -26,6 +26,10 @@ def test_shares_are_counted_flops_over_seconds(tmp_path: Path, monkeypatch: pyte
         (model, what) for model in ("ours", "reference") for what in ("forward", "forward+backward")
     ]
     one_layer = total_flops(replace(SIZES["tiny"].config, num_layers=1), 48, 8)
+    (ours,) = (row for row in result["rows"] if "predicted_gib" in row and row["model"] == "ours")
+    size = replace(SIZES["tiny"], config=replace(SIZES["tiny"].config, num_layers=1))
+    weights = sum(p.numel() for p in random_model(lambda: WanTransformer(size.config), size, CPU).parameters())
+    assert 2 * 4 * weights < ours["predicted_gib"] * 2**30 < 4 * 4 * weights
     for row in result["rows"]:
         assert row["layers"] == 1
         passes = {"forward": 1, "forward+backward": 3}[row["pass"]]
@@ -60,6 +64,7 @@ def test_the_least_recomputation_that_fits_is_taken(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(mfu, "WanTransformer", Small)
     monkeypatch.setattr(mfu, "median_seconds", passing)
+    monkeypatch.setattr(mfu, "predicted_gib", lambda *arguments: 1.0)
     rows = mfu.measure("ours", SIZES["tiny"], 48, 1, CPU, 1, 1.0)
     assert tried == ["none", "selective", "full"]
     assert [row["recompute"] for row in rows] == ["none", "full"]
