@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
-triton: Any = SimpleNamespace(jit=lambda function: function)
-tl: Any = SimpleNamespace(constexpr=None)
+triton: Any = SimpleNamespace(jit=lambda function=None, **options: function or (lambda function: function))
+tl: Any = SimpleNamespace(constexpr=lambda value: value)
 HAS_TRITON = find_spec("triton") is not None
 if HAS_TRITON:
     triton, tl = import_module("triton"), import_module("triton.language")

@@ -35,7 +35,7 @@ from vrlvr.rollout import FrozenVelocity
 from vrlvr.sampling import INITIAL_STREAM, sample
 from vrlvr.sde import Step, plan_steps, sigma_schedule
 from vrlvr.update import accumulate_gradients, build_replay, kept_samples
-from vrlvr_kernels.philox import normal_reference
+from vrlvr_kernels.philox import normal
 
 SEED, NOISE_LEVEL, CLIP_RANGE, SHIFT = 1, 0.7, 1e-3, 5.0
 PHASES = ("rollout", "replay", "optimizer")  # replay: with its backward
@@ -265,7 +265,7 @@ class Update:
         samples_B, numel = torch.arange(problem.num_samples, device=device), int(np.prod(problem.shape))
         first_BC1HW = problem.first_frames(device).repeat_interleave(problem.group_size, 0)
         text_BLM = problem.text(device).repeat_interleave(problem.group_size, 0)
-        initial = normal_reference(SEED, INITIAL_STREAM, samples_B, 0, numel).view(-1, *problem.shape)
+        initial = normal(SEED, INITIAL_STREAM, samples_B, 0, numel).view(-1, *problem.shape)
         sigmas = sigma_schedule(problem.num_steps, SHIFT)
         with self.stopwatch("rollout"):
             parts = [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vrlvr.sde import Step
-from vrlvr_kernels.philox import normal_reference
+from vrlvr_kernels.philox import normal
 from vrlvr_kernels.sde_step import sde_step
 
 INITIAL_STREAM = 0
@@ -50,7 +50,7 @@ def sample(
     num_puzzles = len(task_P)
     group = len(samples_B) // num_puzzles
     noise_of = samples_B[::group] if shared_noise else samples_B
-    x = normal_reference(seed, INITIAL_STREAM, noise_of, 0, first_PC1HW.new_empty(shape, device="meta").numel())
+    x = normal(seed, INITIAL_STREAM, noise_of, 0, first_PC1HW.new_empty(shape, device="meta").numel())
     x = x.view(-1, *shape)
     first_BC1HW, task_B = first_PC1HW.repeat_interleave(group, 0), task_P.repeat_interleave(group, 0)
     states, log_probs_B = [x], []

@@ -20,7 +20,7 @@ from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
 from vrlvr.run_log import RunLog
 from vrlvr.sde import shifted
-from vrlvr_kernels.philox import normal_reference
+from vrlvr_kernels.philox import normal
 
 SFT_STREAM = 2
 
@@ -122,5 +122,5 @@ def _draw(
     x0, first, task_B = (torch.stack([getattr(e, name)[i] for e, i in rows]) for name in ("x0", "first", "task"))
     sigma_B = torch.tensor([shifted(float(strata[i]), config.sampler.shift) for i in mine], device=world.device).float()
     samples_B = torch.tensor([step * size + i for i in mine], device=world.device)
-    noise = normal_reference(config.seed, SFT_STREAM, samples_B, 0, x0[0].numel()).view_as(x0)
+    noise = normal(config.seed, SFT_STREAM, samples_B, 0, x0[0].numel()).view_as(x0)
     return x0, first, task_B, sigma_B, noise
