@@ -169,14 +169,35 @@ def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch_size: tuple[int
     return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(B, -1, grid[0] * t, grid[1] * h, grid[2] * w)
 
 
+class _FusedLinear(torch.autograd.Function):
+    """x @ [W1; W2; ...]^T + [b1; b2; ...]. The weights are laid end to end again in the backward pass, rather than kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights_biases: Tensor) -> Tensor:
+        weights, biases = weights_biases[: len(weights_biases) // 2], weights_biases[len(weights_biases) // 2 :]
+        ctx.save_for_backward(x, *weights)
+        return functional.linear(x, torch.cat(weights), torch.cat(biases))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, *weights = ctx.saved_tensors
+        widths = [len(weight) for weight in weights]
+        dx = grad @ torch.cat(weights) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:]):
+            return dx, *[None] * (2 * len(weights))
+        rows = grad.flatten(0, -2)
+        return dx, *(rows.T @ x.flatten(0, -2)).split(widths), *rows.sum(0).split(widths)
+
+
 def fused_linear(x: Tensor, *layers: nn.Module) -> Tensor:
     """The layers' outputs side by side, (..., sum of their widths), by one matrix product.
 
     Layers that something else has wrapped (LoRA) are called one by one: reading their weights would bypass the wrapper.
     """
     if all(type(layer) is nn.Linear for layer in layers):
-        weight = torch.cat([layer.weight for layer in layers])  # type: ignore[misc]
-        return functional.linear(x, weight, torch.cat([layer.bias for layer in layers]))  # type: ignore[misc]
+        weights, biases = zip(*((layer.weight, layer.bias) for layer in layers), strict=True)
+        return _FusedLinear.apply(x, *weights, *biases)
     return torch.cat([layer(x) for layer in layers], dim=-1)
 
 
