@@ -16,6 +16,7 @@ PACKAGES = [
 ]
 
 WAN = ["diffusers>=0.38,<0.43", "transformers>=4.57,<6"]
+PROFILING = ["matplotlib>=3.8", "nvidia-ml-py>=12"]
 TEST = ["pytest>=8", "pytest-benchmark>=5", "pytest-timeout>=2", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"]
 
 setup(
@@ -43,7 +44,8 @@ setup(
     ],
     extras_require={
         "wan": WAN,
-        "test": [*WAN, *TEST],
+        "profiling": PROFILING,
+        "test": [*WAN, *PROFILING, *TEST],
     },
     entry_points={"console_scripts": ["vrlvr = vrlvr.cli:main"]},
 )

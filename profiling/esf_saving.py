@@ -164,7 +164,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("seconds per GRPO update")
-    axes.margins(x=0.1)
+    axes.margins(x=0.1, y=0.02)
     axes.set_title(title, fontsize=9)
     axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=120)

@@ -24,13 +24,18 @@ def device() -> torch.device:
 
 
 def facts() -> dict[str, Any]:
-    """Command, commit, date, versions, device, driver and clocks. What does not apply is None."""
+    """Command, with absolute paths by their last part; commit, date, versions, device, driver and clocks.
+
+    What does not apply is None.
+    """
     cuda = torch.cuda.is_available()
     reading = nvml_reading()
     now = reading if isinstance(reading, Reading) else None
     properties = torch.cuda.get_device_properties(0) if cuda else None
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(
+            ["python", *(Path(part).name if Path(part).is_absolute() else part for part in sys.argv)]
+        ),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
