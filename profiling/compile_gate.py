@@ -104,10 +104,17 @@ def addresses(access: Access) -> list[ast.expr]:
     return [c.args[0] for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == access.kind]
 
 
+def pointer(address: ast.expr) -> str:
+    """What an address starts with, as `x` of `x + row * D + column`."""
+    while isinstance(address, ast.BinOp):
+        address = address.left
+    return ast.unparse(address)
+
+
 def is_expected(access: Access, names: Collection[str]) -> bool:
     """Whether every load (or store) on the access's source line goes through one of these pointers."""
-    found = [{node.id for node in ast.walk(address) if isinstance(node, ast.Name)} for address in addresses(access)]
-    return bool(found) and all(address & set(names) for address in found)
+    found = [pointer(address) for address in addresses(access)]
+    return bool(found) and all(name in names for name in found)
 
 
 def resident_ctas(registers: int, warps: int) -> int:

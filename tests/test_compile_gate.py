@@ -106,6 +106,25 @@ def test_widths_and_places_are_read_from_machine_code(gate: ModuleType) -> None:
     assert found == [("load", 4, 7), ("load", 2, 7), ("load", 1, 7), ("load", 16, 9), ("load", 8, 9), ("store", 16, 9)]
 
 
+def test_an_address_is_known_by_its_pointer(gate: ModuleType, tmp_path: Path) -> None:
+    """By what it starts with, not by a name that occurs in it; all loads of a line must be expected, stores are apart."""
+    source = tmp_path / "kernel.py"
+    source.write_text(
+        "a = load(0)\nb = tl.load(x + shift + at) * tl.load(scale)\ntl.store(\n    out[0] + at,\n    b,\n)\n"
+    )
+
+    def expected(kind: str, line: int, *names: str) -> bool:
+        return gate.is_expected(gate.Access(kind, 4, str(source), line), names)
+
+    assert expected("load", 2, "x", "scale")
+    assert not expected("load", 2, "scale", "shift", "at")
+    assert not expected("load", 2, "x")
+    assert expected("store", 3, "out[0]")
+    assert expected("store", 5, "out[0]")
+    assert not expected("store", 2, "x", "scale")
+    assert not expected("load", 1, "a", "0")
+
+
 def test_resident_ctas(gate: ModuleType) -> None:
     assert gate.resident_ctas(64, 8) == 4
     assert gate.resident_ctas(255, 8) == 1
