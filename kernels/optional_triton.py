@@ -9,7 +9,12 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
-triton: Any = SimpleNamespace(jit=lambda function=None, **options: function or (lambda function: function))
+
+def _jit(function: Any = None, **options: Any) -> Any:
+    return function if function is not None else lambda decorated: decorated
+
+
+triton: Any = SimpleNamespace(jit=_jit)
 tl: Any = SimpleNamespace(constexpr=lambda value: value)
 HAS_TRITON = find_spec("triton") is not None
 if HAS_TRITON:
