@@ -49,10 +49,15 @@ BLOCK = 2048
 WARPS = 8
 
 
+# As tensors, since small operations take twice as long with Python numbers.
+_LOG_0D, _SIN_0D, _COS_0D = (torch.tensor(c, dtype=torch.float32).unbind() for c in (_LOG, _SIN, _COS))
+_HALF_0D, _SCALE_0D, _MINUS_2_LN_2_0D = torch.tensor([0.5, 2.0**-32, _MINUS_2_LN_2], dtype=torch.float32).unbind()
+_WORDS_0D = torch.tensor([_MASK, 32, *_MULTIPLIERS]).unbind()
+
+
 def philox_4x32_reference(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Ten rounds on four int64 tensors that hold unsigned 32-bit words (they broadcast); returns four such tensors."""
-    # As tensors, built once: with Python integers small operations take twice as long.
-    mask, half, m0, m1 = torch.tensor([_MASK, 32, *_MULTIPLIERS]).unbind()
+    mask, half, m0, m1 = _WORDS_0D
     keys = torch.tensor([[(k + i * weyl) & _MASK for i in range(10)] for k, weyl in zip(key, _WEYL, strict=True)])
     c0, c1, c2, c3 = counter
     for k0, k1 in zip(*keys.unbind(), strict=True):
@@ -62,12 +67,11 @@ def philox_4x32_reference(counter: tuple[Tensor, ...], key: tuple[int, int]) -> 
     return c0, c1 & mask, c2, c3 & mask
 
 
-def _polynomial_reference(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    highest, *between, last = torch.tensor(coefficients).unbind()
-    y = x * highest
-    for c in between:
+def _polynomial_reference(x: Tensor, coefficients: tuple[Tensor, ...]) -> Tensor:
+    y = x * coefficients[0]
+    for c in coefficients[1:-1]:
         y.add_(c).mul_(x)
-    return y.add_(last)
+    return y.add_(coefficients[-1])
 
 
 def _box_muller_reference(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,24 +79,24 @@ def _box_muller_reference(radius_word: Tensor, angle_word: Tensor) -> tuple[Tens
 
     r (cos, sin)(2 pi w / 2^32) with r^2 = -2 ln u and u = (word + 1/2) / 2^32, never 0.
     """
-    half, scale = torch.tensor(0.5), torch.tensor(2.0**-32)
-    bits = radius_word.float().add_(half).mul_(scale).view(torch.int32)
-    exponent = (bits - torch.tensor(_SQRT_HALF_BITS, dtype=torch.int32)) >> 23
+    bits = radius_word.float().add_(_HALF_0D).mul_(_SCALE_0D).view(torch.int32)
+    exponent = (bits - _SQRT_HALF_BITS) >> 23
     f = (bits - (exponent << 23)).view(torch.float32).sub_(1)
     # With exponent 0, u - 1 comes from the integer instead: float32(u) has lost the digits of a small radius. As a signed
     # word it is 2^32 lower.
-    near_1 = radius_word.int().float().add_(half).mul_(scale)
+    near_1 = radius_word.int().float().add_(_HALF_0D).mul_(_SCALE_0D)
     f = torch.where(exponent.bool(), f, near_1)
-    square = _polynomial_reference(f, _LOG).mul_(f).add_(exponent.float().mul_(_MINUS_2_LN_2))
+    square = _polynomial_reference(f, _LOG_0D).mul_(f).add_(exponent.float().mul_(_MINUS_2_LN_2_0D))
     radius = square.double().sqrt_().float()  # torch's float32 square root is not correctly rounded on every CPU
 
     # The angle is a multiple of pi, which only changes the sign, plus pi t.
     word = angle_word.int()
     sign = (word + 2**30) & -(2**31)
-    t = (word << 1).float().mul_(scale)
+    t = (word << 1).float().mul_(_SCALE_0D)
     radius = (radius.view(torch.int32) ^ sign).view(torch.float32)
     t2 = t * t
-    return radius * _polynomial_reference(t2, _COS), radius * _polynomial_reference(t2, _SIN).mul_(t)
+    cos, sin = _polynomial_reference(t2, _COS_0D), _polynomial_reference(t2, _SIN_0D).mul_(t)
+    return cos.mul_(radius), sin.mul_(radius)
 
 
 def normal_reference(seed: int, stream: int, samples_B: Tensor, step: int, numel: int) -> Tensor:
