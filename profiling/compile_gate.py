@@ -92,28 +92,32 @@ def global_accesses(sass: str) -> list[Access]:
 
 
 @lru_cache(maxsize=64)
-def _calls(file: str) -> list[ast.Call]:
-    """All calls of a source file that have arguments."""
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+def _nodes(file: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))))
 
 
-def addresses(access: Access) -> list[ast.expr]:
-    """The address of each load, or store, that the source has on the access's line."""
-    calls = [call for call in _calls(access.file) if call.lineno <= access.line <= (call.end_lineno or call.lineno)]
-    return [c.args[0] for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == access.kind]
+def _around(access: Access, kind: type[ast.expr] | type[ast.stmt]) -> list[Any]:
+    nodes: list[Any] = [node for node in _nodes(access.file) if isinstance(node, kind)]
+    return [node for node in nodes if node.lineno <= access.line <= node.end_lineno]
 
 
-def pointer(address: ast.expr) -> str:
-    """What an address starts with, as `x` of `x + row * D + column`."""
-    while isinstance(address, ast.BinOp):
-        address = address.left
-    return ast.unparse(address)
+def addresses(access: Access) -> list[str]:
+    """The address of each load, or store, that the source has on the access's line.
+
+    Without one, the name of the kernel function there: ptxas may load only the part of a word that is used, and names the line
+    that uses it.
+    """
+    calls = [call for call in _around(access, ast.Call) if isinstance(call.func, ast.Attribute) and call.args]
+    found = [ast.unparse(call.args[0]) for call in calls if call.func.attr == access.kind]
+    return found or [function.name for function in _around(access, ast.FunctionDef)[-1:]]
 
 
 def is_expected(access: Access, names: Collection[str]) -> bool:
-    """Whether every load (or store) on the access's source line goes through one of these pointers."""
-    found = [pointer(address) for address in addresses(access)]
+    """Whether every load (or store) on the access's source line goes through one of these pointers.
+
+    A pointer is what its address starts with, as `x` of `x + row * D + column`.
+    """
+    found = [address.split(" + ")[0] for address in addresses(access)]
     return bool(found) and all(name in names for name in found)
 
 
@@ -142,7 +146,7 @@ def report(case: Case, arch: int, name: str, warps: int, shared_bytes: int, ptxa
         offences.append(f"{atomics} atomic updates")
     for access in sorted(set(narrow), key=lambda a: (a.file, a.line, a.kind, a.bytes)):
         if not is_expected(access, case.narrow):
-            source = " and ".join(map(ast.unparse, addresses(access))) or "an unknown address"
+            source = " and ".join(addresses(access)) or "an unknown address"
             place = f"{Path(access.file).name}:{access.line}"
             offences.append(f"{narrow.count(access)} {access.kind}s of {access.bytes} bytes at {place}: {source}")
     return Report(

@@ -25,8 +25,8 @@ LATENTS = 48 * 21 * 30 * 52  # elements of a video's latents
 
 @dataclass(frozen=True)
 class Case:
-    """launch: calls the raw launching functions of one op. narrow: pointers by which addresses start in
-    the kernel's source, that may be accessed in less than 16 bytes, each with the reason."""
+    """launch: calls the raw launching functions of one op. narrow: what may be accessed in less than 16 bytes, by the name with
+    which its address starts in the kernel's source, and why."""
 
     name: str
     launch: Callable[[], None]
@@ -100,6 +100,7 @@ LATENT_NARROW = {
     **dict.fromkeys(("samples", "advantage", "active", "old_log_prob", "grad_loss"), "one value a sample"),
     **dict.fromkeys(("loss", "logged", "factors", "log_prob", "count"), "a few values a sample"),
     "at": "a, b and std of a sample",
+    "philox_4x32": "the low half of the sample number",
     **dict.fromkeys(("partial", "partial_kl"), "one sum a program, 0.05 % of the bytes"),
 }
 CASES = [

@@ -107,11 +107,11 @@ def test_widths_and_places_are_read_from_machine_code(gate: ModuleType) -> None:
 
 
 def test_an_address_is_known_by_its_pointer(gate: ModuleType, tmp_path: Path) -> None:
-    """By what it starts with, not by a name that occurs in it; all loads of a line must be expected, stores are apart."""
+    """By what it starts with, not by a name that occurs in it; all loads of a line must be expected, stores are apart.
+    On a line without any (the 8th) it is known by the function."""
     source = tmp_path / "kernel.py"
-    source.write_text(
-        "a = load(0)\nb = tl.load(x + shift + at) * tl.load(scale)\ntl.store(\n    out[0] + at,\n    b,\n)\n"
-    )
+    store = "tl.store(\n    out[0] + at,\n    b,\n)"
+    source.write_text(f"a = load(0)\nb = tl.load(x + shift + at) * tl.load(scale)\n{store}\ndef f():\n    pass\n")
 
     def expected(kind: str, line: int, *names: str) -> bool:
         return gate.is_expected(gate.Access(kind, 4, str(source), line), names)
@@ -123,6 +123,8 @@ def test_an_address_is_known_by_its_pointer(gate: ModuleType, tmp_path: Path) ->
     assert expected("store", 5, "out[0]")
     assert not expected("store", 2, "x", "scale")
     assert not expected("load", 1, "a", "0")
+    assert expected("load", 8, "f")
+    assert not expected("load", 8, "g")
 
 
 def test_resident_ctas(gate: ModuleType) -> None:
