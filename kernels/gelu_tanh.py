@@ -43,9 +43,10 @@ def _forward_kernel(
     x, bias, out, num_rows, stride,
     F: tl.constexpr, LINEAR: tl.constexpr, CUBIC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """One program a tile. stride: elements between rows of x."""
-    row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    """One program a tile; those of the same rows are neighbours. stride: elements between rows of x."""
+    tiles: tl.constexpr = (F + COLUMNS - 1) // COLUMNS
+    row = (tl.program_id(0) // tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.program_id(0) % tiles * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     inside = (row < num_rows) & (column < F)
     value = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     if bias is not None:
@@ -109,7 +110,7 @@ def _forward(x: Tensor, bias: Tensor | None) -> Tensor:
         rows, bias = _rows(x), None if bias is None else bias.contiguous()
         num_rows, F = rows.shape
         columns, warps = _columns_and_warps(F)
-        _forward_kernel[(triton.cdiv(F, columns), triton.cdiv(num_rows, FORWARD_ROWS))](
+        _forward_kernel[(triton.cdiv(F, columns) * triton.cdiv(num_rows, FORWARD_ROWS),)](
             rows, bias, out, num_rows, rows.stride(0), F, LINEAR, CUBIC, FORWARD_ROWS, columns, num_warps=warps
         )
     return out
