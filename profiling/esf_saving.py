@@ -24,7 +24,7 @@ from reference_dit import ReferenceWanTransformer
 from sizes import SIZES, default_size, random_inputs, random_model
 from timing import free
 from torch import nn
-from update_bench import PHASES, Problem, Recipe, measure
+from update_bench import PHASES, Probe, Problem, Recipe, first_steps, probe, whole_update
 
 from vrlvr.errors import UserError
 from vrlvr.models.dit import WanTransformer
@@ -180,7 +180,7 @@ def run(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, A
     problem = Problem(size, tokens, arguments.puzzles, arguments.group_size, arguments.num_steps)
     if problem.num_steps < 4 or problem.group_size < 2 or problem.puzzles < 1:
         raise UserError("at least 1 puzzle, a group of 2 and 4 steps are needed for every lever to apply; raise them")
-    probe = arguments.probe_steps or None
+    num_steps = arguments.probe_steps or None
     begin = time.perf_counter()
     agree = agreement(problem, device)
     free(device)
@@ -194,13 +194,21 @@ def run(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, A
         "num_steps": problem.num_steps,
         "agreement": agree,
         "note": "random weights and rewards; without decoding, judging and moving averages. "
-        + (f"{probe} denoising steps timed, the update is that times its rows" if probe else "whole updates timed"),
+        + (
+            f"{num_steps} denoising steps timed, the update is that times its rows"
+            if num_steps
+            else "whole updates timed"
+        ),
     }
     rows: list[dict[str, Any]] = []
+    probes: dict[Recipe, Probe] = {}
     for group, name, recipe in recipes(problem.num_steps, arguments.rows):
         row: dict[str, Any] = {"group": group, "name": name}
         try:
-            row |= measure(recipe, problem, device, probe, arguments.repeats)
+            start = first_steps(recipe, num_steps)
+            if start not in probes:
+                probes[start] = probe(start, problem, device, num_steps, arguments.repeats)
+            row |= whole_update(recipe, problem, probes[start])
         except torch.OutOfMemoryError as error:
             row |= {"problem": str(error).split("\n")[0]}
         rows.append(row)
@@ -228,7 +236,7 @@ def main() -> int:
     parser.add_argument("--num_steps", type=int, default=20)
     parser.add_argument("--rows", type=int, default=2, help="rows of a full micro-batch")
     parser.add_argument("--probe_steps", type=int, default=2, help="denoising steps that are timed; 0 for all")
-    parser.add_argument("--repeats", type=int, default=2 if gpu else 1)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("profiling/results/esf_saving"), help="folder of the results")
     arguments = parser.parse_args()
     if not gpu:

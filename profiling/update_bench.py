@@ -2,13 +2,15 @@
 
 What is timed may be a *probe*: the first few of the denoising steps, and their training. All rows (evaluations of the
 transformer) of a phase have one shape and so one cost, hence the seconds of the whole update are those of the probe times
-all rows over the probe's. The optimizer's step is timed as it is. Rewards are synthetic; nothing is decoded or judged.
+all rows over the probe's; recipes whose first steps are alike share a probe. The optimizer's step is timed as it is. Rewards
+are synthetic; nothing is decoded or judged.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +27,7 @@ from vrlvr.batches import Prompts
 from vrlvr.config import Config, GrpoConfig
 from vrlvr.distributed import World
 from vrlvr.memory import choose_policy
-from vrlvr.models.dit import TextContext, WanTransformer
+from vrlvr.models.dit import TextContext, WanConfig, WanTransformer
 from vrlvr.models.recompute import Policy as RecomputePolicy
 from vrlvr.models.text import TaskEmbedding
 from vrlvr.optim import adamw, clip_gradients
@@ -35,6 +37,7 @@ from vrlvr.rollout import FrozenVelocity
 from vrlvr.sampling import INITIAL_STREAM, sample
 from vrlvr.sde import Step, plan_steps, sigma_schedule
 from vrlvr.update import accumulate_gradients, build_replay, kept_samples
+from vrlvr_kernels.launch import Implementation
 from vrlvr_kernels.philox import normal
 
 SEED, NOISE_LEVEL, CLIP_RANGE, SHIFT = 1, 0.7, 1e-3, 5.0
@@ -115,7 +118,7 @@ def count_rows(recipe: Recipe, problem: Problem, num_steps: int | None = None) -
     tail = (
         problem.num_steps - window if recipe.tail_steps is None else min(recipe.tail_steps, problem.num_steps - window)
     )
-    steps = window + tail if num_steps is None else num_steps
+    steps = window + tail if num_steps is None else min(num_steps, window + tail)
     trained = min(steps, window)
     kept = kept_samples(problem.advantages().flatten(), recipe.keep_fraction, World())
     if not recipe.shared_noise:
@@ -161,6 +164,28 @@ class Stopwatch:
         self.seconds[name] = time.perf_counter() - begin
 
 
+@cache
+def fitting_policy(
+    config: WanConfig,
+    latents_shape: tuple[int, int, int, int],
+    num_text_tokens: int,
+    dtype: torch.dtype,
+    rows: int,
+    free_gib: int,
+    implementation: Implementation,
+) -> RecomputePolicy:
+    """The least recomputation that fits beside weights, gradients and Adam's two moments."""
+
+    def build(layers: int, policy: RecomputePolicy) -> nn.Module:
+        model = WanTransformer(replace(config, num_layers=layers), recompute=policy)
+        return model.bfloat16() if dtype == torch.bfloat16 else model
+
+    latents = torch.empty(rows, *latents_shape, device="meta")
+    text = torch.empty(rows, num_text_tokens, config.text_dim, dtype=dtype, device="meta")
+    inputs = (latents, torch.empty(rows, device="meta"), text, 1)
+    return choose_policy(build, inputs, config.num_layers, free_gib * 2**30, implementation=implementation)
+
+
 class Update:
     """A model and its optimizer, ready to do updates by one recipe. num_steps: of a probe, None for the whole update."""
 
@@ -185,20 +210,17 @@ class Update:
         return deviation
 
     def _fitting_policy(self) -> RecomputePolicy:
-        """The least recomputation that fits this device beside weights, gradients and Adam's two moments."""
-        size, rows = self.problem.size, self.recipe.rows
-
-        def build(layers: int, policy: RecomputePolicy) -> nn.Module:
-            model = WanTransformer(replace(size.config, num_layers=layers), recompute=policy)
-            return model.bfloat16() if size.dtype == torch.bfloat16 else model
-
-        latents = torch.empty(rows, *size.latents[self.problem.num_tokens], device="meta")
-        text = torch.empty(rows, size.num_text_tokens, size.config.text_dim, dtype=size.dtype, device="meta")
-        inputs = (latents, torch.empty(rows, device="meta"), text, 1)
-        gpu = self.device.type == "cuda"
-        free = torch.cuda.mem_get_info(self.device)[0] if gpu else 2**34
-        return choose_policy(
-            build, inputs, size.config.num_layers, free, implementation="triton" if gpu else "reference"
+        problem, gpu = self.problem, self.device.type == "cuda"
+        free_gib = torch.cuda.mem_get_info(self.device)[0] // 2**30 if gpu else 16
+        size, latents = problem.size, problem.size.latents[problem.num_tokens]
+        return fitting_policy(
+            size.config,
+            latents,
+            size.num_text_tokens,
+            size.dtype,
+            self.recipe.rows,
+            free_gib,
+            "triton" if gpu else "reference",
         )
 
     def _our_policy(self) -> Policy:
@@ -303,51 +325,78 @@ class Update:
         return deviation.item()
 
 
-def measure(
-    recipe: Recipe, problem: Problem, device: torch.device, num_steps: int | None, repeats: int
-) -> dict[str, Any]:
-    """One row of the table: seconds of the whole update by phase, memory, units, energy of the probe, and what was probed.
+@dataclass(frozen=True)
+class Probe:
+    """What was timed. seconds: by phase, the median of the repeats. spread: largest over smallest total, less 1.
 
-    Seconds are the median of the repeats by phase, after one run that warms up.
+    num_steps: denoising steps; None, the whole update.
     """
+
+    num_steps: int | None
+    rows: Rows
+    seconds: dict[str, float]
+    spread: float
+    peak_gib: float | None
+    power: dict[str, float] | None
+    recompute: str
+    rms_norm: str | None
+    ratio_max_deviation: float
+
+
+def first_steps(recipe: Recipe, num_steps: int | None) -> Recipe:
+    """What of a recipe its first num_steps steps depend on: not how many more are trained, nor the tail after them."""
+    if num_steps is None or recipe.trained_steps < num_steps:
+        return recipe
+    return replace(recipe, trained_steps=num_steps, tail_steps=None)
+
+
+def probe(recipe: Recipe, problem: Problem, device: torch.device, num_steps: int | None, repeats: int) -> Probe:
+    """Times an update, or its first num_steps steps, after one run that warms up."""
     update = Update(recipe, problem, device, num_steps)
     update.run()
     peak_gib(device)
-    runs = []
+    runs, deviations = [], []
     with PowerSampler() as power:
         for _ in range(repeats):
-            deviation = update.run()
+            deviations.append(update.run())
             runs.append(dict(update.stopwatch.seconds))
+    totals = [sum(run.values()) for run in runs]
+    return Probe(
+        num_steps=num_steps,
+        rows=count_rows(recipe, problem, num_steps),
+        seconds={name: float(np.median([run[name] for run in runs])) for name in PHASES},
+        spread=max(totals) / min(totals) - 1,
+        peak_gib=peak_gib(device),
+        power=power.summary,
+        recompute=update.recompute,
+        rms_norm=update.rms_norm,
+        ratio_max_deviation=max(deviations),
+    )
+
+
+def whole_update(recipe: Recipe, problem: Problem, probed: Probe) -> dict[str, Any]:
+    """A row of the table: seconds of the whole update by phase, DiT forwards a sample counted and measured, memory, energy.
+
+    Measured forwards are the seconds over those of one row of the rollout. joules: the probe's mean power over the seconds.
+    """
     rows = count_rows(recipe, problem)
-    probed = rows if num_steps is None else count_rows(recipe, problem, num_steps)
-    scale = {"rollout": rows.rollout / probed.rollout, "replay": rows.replay / probed.replay, "optimizer": 1.0}
-    probe = {name: float(np.median([run[name] for run in runs])) for name in PHASES}
-    seconds = {name: probe[name] * scale[name] for name in PHASES}
+    scale = {
+        "rollout": rows.rollout / probed.rows.rollout,
+        "replay": rows.replay / probed.rows.replay,
+        "optimizer": 1.0,
+    }
+    seconds = {name: probed.seconds[name] * scale[name] for name in PHASES}
     total, forward = sum(seconds.values()), seconds["rollout"] / rows.rollout
-    joules = None if power.summary is None else power.summary["power_w"] * total
     return {
         "recipe": asdict(recipe),
-        "recompute": update.recompute,
-        "rms_norm": update.rms_norm,
+        "recompute": probed.recompute,
         "seconds": total,
         **{f"seconds_{name}": value for name, value in seconds.items()},
-        "rows_rollout": rows.rollout,
-        "rows_replay": rows.replay,
-        "units_predicted": predicted_units(recipe, problem, update.recompute),
+        "rows": asdict(rows),
+        "units_predicted": predicted_units(recipe, problem, probed.recompute),
         "units_measured": total / forward / problem.num_samples,
         "forward_ms": forward * 1000,
-        "peak_gib": peak_gib(device),
-        "ratio_max_deviation": deviation,
-        "joules": joules,
-        "power": power.summary,
-        "probe_steps": num_steps,
-        "probe_rows": asdict(probed),
-        "probe_seconds": probe,
-        "spread": spread(runs),
+        "peak_gib": probed.peak_gib,
+        "joules": None if probed.power is None else probed.power["power_w"] * total,
+        "probe": asdict(probed),
     }
-
-
-def spread(runs: list[dict[str, float]]) -> float:
-    """Largest over smallest total of the repeats, less 1."""
-    totals = [sum(run.values()) for run in runs]
-    return max(totals) / min(totals) - 1

@@ -89,12 +89,24 @@ def test_extrapolation_multiplies_by_rows(monkeypatch: pytest.MonkeyPatch) -> No
     """With a clock that ticks once a reading every phase of a probe lasts 1 s: the update is the rows over the probe's."""
     ticks = iter(range(10**6))
     monkeypatch.setattr(update_bench.time, "perf_counter", lambda: float(next(ticks)))
-    row = update_bench.measure(Recipe(trained_steps=3), SMALL, CPU, num_steps=2, repeats=1)
-    assert row["probe_seconds"] == dict.fromkeys(PHASES, 1.0)
+    recipe = Recipe(trained_steps=3)
+    start = update_bench.first_steps(recipe, 2)
+    probed = update_bench.probe(start, SMALL, CPU, num_steps=2, repeats=1)
+    assert probed.seconds == dict.fromkeys(PHASES, 1.0)
+    row = update_bench.whole_update(recipe, SMALL, probed)
     assert (row["seconds_rollout"], row["seconds_replay"], row["seconds_optimizer"]) == (4 / 2, 3 / 2, 1)
     assert row["seconds"] == 4.5
     assert row["units_predicted"] == 4 + 4 * 3
     assert row["units_measured"] == pytest.approx(4.5 / (2 / 16) / 4)
+
+
+def test_recipes_with_the_same_first_steps_share_a_probe() -> None:
+    recipe = Recipe(trained_steps=10, rows=2)
+    alike = [replace(recipe, trained_steps=3), replace(recipe, tail_steps=5)]
+    assert {update_bench.first_steps(r, 2) for r in [recipe, *alike]} == {replace(recipe, trained_steps=2)}
+    for other in (replace(recipe, trained_steps=1), replace(recipe, graphs=True), replace(recipe, keep_fraction=0.5)):
+        assert update_bench.first_steps(other, 2) != update_bench.first_steps(recipe, 2)
+    assert update_bench.first_steps(alike[1], None) == alike[1]
 
 
 def test_a_run_leaves_its_files(
@@ -125,14 +137,14 @@ def test_a_run_leaves_its_files(
 def test_a_recipe_without_memory_is_told_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = esf_saving.measure(Recipe(trained_steps=2), SMALL, CPU, 1, 1)
+    one = update_bench.probe(Recipe(trained_steps=2), SMALL, CPU, 2, 1)
 
-    def measure(recipe: Recipe, *arguments):
+    def probe(recipe: Recipe, *arguments):
         if recipe.model == "compiled":
             raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
-        return row | {"recipe": asdict(recipe)}
+        return one
 
-    monkeypatch.setattr(esf_saving, "measure", measure)
+    monkeypatch.setattr(esf_saving, "probe", probe)
     options = ["--layers", "1", "--group_size", "2", "--num_steps", "4", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["esf_saving.py", *options])
     assert esf_saving.main() == 1
