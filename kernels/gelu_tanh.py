@@ -23,7 +23,7 @@ CUBIC = LINEAR * 0.044715
 LOG_2 = math.log(2)
 
 # 4 warps take 1024 columns, so that each thread loads 16 bytes of a row (bfloat16) and a sum over rows stays in it. Rows
-# of a tile are loads in flight: forward 4 at 38 registers a thread, backward 2 of x and 2 of the gradient at 56 (4 would
+# of a tile are loads in flight: forward 4 at 40 registers a thread, backward 2 of x and 2 of the gradient at 56 (4 would
 # take 125). Both leave room for 8 programs a multiprocessor, which hide the latency of memory from each other.
 COLUMNS = 1024
 FORWARD_ROWS = 4
