@@ -39,7 +39,7 @@ def gelu_tanh_reference(x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 @triton.jit
-def _forward_kernel(
+def _gelu_tanh_forward(
     x, bias, out, num_rows, stride,
     F: tl.constexpr, LINEAR: tl.constexpr, CUBIC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -56,7 +56,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _gelu_tanh_backward(
     x, bias, grad_out, dx, partial, num_rows, stride,
     F: tl.constexpr, LINEAR: tl.constexpr, CUBIC: tl.constexpr, LOG_2: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -110,7 +110,7 @@ def _forward(x: Tensor, bias: Tensor | None) -> Tensor:
         rows, bias = _rows(x), None if bias is None else bias.contiguous()
         num_rows, F = rows.shape
         columns, warps = _columns_and_warps(F)
-        _forward_kernel[(triton.cdiv(F, columns) * triton.cdiv(num_rows, FORWARD_ROWS),)](
+        _gelu_tanh_forward[(triton.cdiv(F, columns) * triton.cdiv(num_rows, FORWARD_ROWS),)](
             rows, bias, out, num_rows, rows.stride(0), F, LINEAR, CUBIC, FORWARD_ROWS, columns, num_warps=warps
         )
     return out
@@ -127,7 +127,7 @@ def _backward(x: Tensor, bias: Tensor | None, grad_out: Tensor) -> tuple[Tensor,
     tiles = triton.cdiv(F, columns), triton.cdiv(len(rows), BACKWARD_ROWS)
     programs = max(1, min(tiles[1], PROGRAMS_PER_MULTIPROCESSOR * num_programs(x.device) // tiles[0]))
     partial = torch.empty(programs, 0 if bias is None else F, dtype=torch.float32, device=x.device)
-    _backward_kernel[(tiles[0], programs)](
+    _gelu_tanh_backward[(tiles[0], programs)](
         rows, bias, grad_out.contiguous(), dx, partial, len(rows), rows.stride(0),
         F, LINEAR, CUBIC, LOG_2, BACKWARD_ROWS, columns, num_warps=warps,
     )  # fmt: skip

@@ -31,7 +31,7 @@ def layernorm_modulate_reference(
 
 
 @triton.jit
-def _forward_kernel(
+def _layernorm_modulate_forward(
     x, update, gate, shift, scale, segment, new_x, out, stats,
     num_tokens, gate_b, gate_s, shift_b, shift_s, scale_b, scale_s, eps,
     D: tl.constexpr, BLOCK: tl.constexpr,
@@ -61,7 +61,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _layernorm_modulate_backward(
     x, update, gate, scale, segment, stats, grad_x, grad_out,
     dx, dupdate, partial_shift, partial_scale, partial_gate,
     num_tokens, tokens_each, num_segments, gate_b, gate_s, scale_b, scale_s,
@@ -144,7 +144,7 @@ def norm_forward(
     (gate, gate_strides), (shift, shift_strides), (scale, scale_strides) = map(rows_in_place, (gate, shift, scale))
     if x.numel():
         BLOCK = next_power_of_2(D)
-        _forward_kernel[(N, B)](
+        _layernorm_modulate_forward[(N, B)](
             x, update, gate, shift, scale, segment, new_x, out, stats,
             N, *gate_strides, *shift_strides, *scale_strides, eps, D, BLOCK, num_warps=_warps(BLOCK, 16),
         )  # fmt: skip
@@ -175,7 +175,7 @@ def norm_backward(
         partials.zero_()
     else:
         BLOCK, tokens_each = next_power_of_2(D), -(-N // parts)
-        _backward_kernel[(parts, B)](
+        _layernorm_modulate_backward[(parts, B)](
             x, update, gate, scale, segment, stats, grad_x, grad_out,
             dx, dupdate, partials[0], partials[1], None if gate is None else partials[2],
             N, tokens_each, S, *gate_strides, *scale_strides,

@@ -113,7 +113,7 @@ def _norm_rope(
 
 
 @triton.jit
-def _forward_kernel(
+def _qk_norm_rope_forward(
     packed, weight_0, weight_1, rope, out_0, out_1, copied, stride_b, stride_n, eps,
     H: tl.constexpr, E: tl.constexpr, HEADS: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
@@ -182,7 +182,7 @@ def _norm_rope_backward(
 
 
 @triton.jit
-def _backward_kernel(
+def _qk_norm_rope_backward(
     packed, grad_0, grad_1, grad_copied, weight_0, weight_1, rope, dpacked, partial_0, partial_1,
     num_programs, num_rows, num_tokens, stride_b, stride_n, eps,
     PARTS: tl.constexpr, H: tl.constexpr, E: tl.constexpr, HEADS: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -233,7 +233,7 @@ def _forward(
     if packed.numel():
         packed, weights = _in_place(packed), [weight.contiguous() for weight in weights]
         *sizes, warps = _tile(D, num_heads)
-        _forward_kernel[(N, W // D, B)](
+        _qk_norm_rope_forward[(N, W // D, B)](
             packed, weights[0], weights[1] if len(weights) == 2 else None,
             None if rope is None else rope.contiguous(), *_slots(weights, outs),
             packed.stride(0), packed.stride(1), eps, *sizes, num_warps=warps,
@@ -257,7 +257,7 @@ def _backward(
     grads = [grad.contiguous() for grad in grads]
     copies = B * N if len(grads) > len(weights) else 0
     *sizes, warps = _tile(D, num_heads)
-    _backward_kernel[(len(weights) * programs + copies,)](
+    _qk_norm_rope_backward[(len(weights) * programs + copies,)](
         packed, *_slots(weights, grads), weights[0], weights[1] if len(weights) == 2 else None,
         None if rope is None else rope.contiguous(), dpacked, partial[0], partial[-1],
         programs, B * N, N, packed.stride(0), packed.stride(1), eps,
