@@ -130,7 +130,7 @@ def _coefficients(coefficients, row):
 
 
 @triton.jit
-def _sums_kernel(
+def _grpo_loss_sums(
     v, x, next_x, v_ref, mask, advantage, active, coefficients, partial, partial_kl, numel, num_blocks,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -154,7 +154,7 @@ def _sums_kernel(
 
 
 @triton.jit(do_not_specialize=["numel"])
-def _terms_kernel(
+def _grpo_loss_terms(
     partial, partial_kl, count, advantage, active, coefficients, old_log_prob, loss, logged, factors,
     numel, num_blocks, low, high, kl_weight, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -189,7 +189,7 @@ def _terms_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _grpo_loss_backward(
     v, x, next_x, v_ref, mask, coefficients, factors, grad_loss, dv, numel, BLOCK: tl.constexpr
 ):  # fmt: skip
     """One program BLOCK elements of a sample; of one without a gradient it reads nothing and stores zeros."""
@@ -240,11 +240,11 @@ def _forward(
     partial_kl = None if v_ref is None else torch.empty_like(partial)
     flat, count = flat_mask(mask)
     per_sample = _contiguous(advantage_B, active_B, coefficients_B3)
-    _sums_kernel[(B, num_blocks)](
+    _grpo_loss_sums[(B, num_blocks)](
         *_contiguous(v, x, next_x, v_ref), flat, *per_sample, partial, partial_kl, numel, num_blocks, BLOCK,
         num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
-    _terms_kernel[(B,)](
+    _grpo_loss_terms[(B,)](
         partial, partial_kl, count, *per_sample, *_contiguous(old_log_prob_B), loss, logged, factors,
         numel, num_blocks, 1 - clip_range, 1 + clip_range, kl_weight, next_power_of_2(num_blocks),
         enable_fp_fusion=False,
@@ -266,7 +266,7 @@ def _backward(
     if dv.numel():
         numel = v.shape[1:].numel()
         inputs = _contiguous(v, x, next_x, v_ref, flat_mask(mask)[0], coefficients_B3, factors, grad_loss_B)
-        _backward_kernel[(len(v), triton.cdiv(numel, BLOCK))](*inputs, dv, numel, BLOCK, num_warps=WARPS)
+        _grpo_loss_backward[(len(v), triton.cdiv(numel, BLOCK))](*inputs, dv, numel, BLOCK, num_warps=WARPS)
     return dv
 
 

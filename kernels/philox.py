@@ -182,7 +182,7 @@ def normal_block(block, sample, step, stream, key0, key1, BLOCK: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["step", "stream", "key0", "key1"])
-def _normal_kernel(out, samples, numel, step, stream, key0, key1, BLOCK: tl.constexpr):
+def _normal_noise(out, samples, numel, step, stream, key0, key1, BLOCK: tl.constexpr):
     """One program BLOCK elements of a sample."""
     row, block = tl.program_id(0), tl.program_id(1)
     noise = normal_block(block, tl.load(samples + row), step, stream, key0, key1, BLOCK)
@@ -203,7 +203,7 @@ def int64(seed: int) -> int:
 def _normal(seed: int, stream: int, samples_B: Tensor, step: int, numel: int) -> Tensor:
     out = torch.empty(len(samples_B), numel, dtype=torch.float32, device=samples_B.device)
     if out.numel():
-        _normal_kernel[(len(samples_B), triton.cdiv(numel, BLOCK))](
+        _normal_noise[(len(samples_B), triton.cdiv(numel, BLOCK))](
             out, samples_B.contiguous(), numel, step, stream, *key_words(seed), BLOCK,
             num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip

@@ -109,7 +109,7 @@ def log_density(mean_square, std):
 
 
 @triton.jit(do_not_specialize=["step", "key0", "key1"])
-def _step_kernel(
+def _sde_step_next(
     x, v, mask, samples, next_x, partial, numel, num_blocks, a, b, std, step, key0, key1,
     STREAM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -134,7 +134,7 @@ def _step_kernel(
 
 
 @triton.jit(do_not_specialize=["numel"])
-def _log_prob_kernel(partial, count, log_prob, numel, num_blocks, std, BLOCKS: tl.constexpr):
+def _sde_step_log_prob(partial, count, log_prob, numel, num_blocks, std, BLOCKS: tl.constexpr):
     """One program a sample. count: points to the number of elements that the mask selects."""
     row = tl.program_id(0).to(tl.int64)
     elements = numel if count is None else tl.load(count)
@@ -165,12 +165,12 @@ def _sde_step(
     num_blocks = triton.cdiv(numel, BLOCK)
     partial = torch.empty(len(x), num_blocks, dtype=torch.float32, device=x.device) if std > 0 else None
     mask, count = flat_mask(mask)
-    _step_kernel[(len(x), num_blocks)](
+    _sde_step_next[(len(x), num_blocks)](
         x.contiguous(), v.contiguous(), mask, samples_B.contiguous(), next_x, partial, numel, num_blocks,
         a, b, std, step, *key_words(seed), SDE_STREAM, BLOCK, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     if partial is not None:
-        _log_prob_kernel[(len(x),)](
+        _sde_step_log_prob[(len(x),)](
             partial, count, log_prob_B, numel, num_blocks, std, next_power_of_2(num_blocks), enable_fp_fusion=False
         )
     return next_x, log_prob_B
