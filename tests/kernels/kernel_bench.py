@@ -93,15 +93,13 @@ class Pass:
         self._roots = [output for output in self._outputs if output.requires_grad]
         self._upstream = [normal(root.shape, seed, root.device, root.dtype) for seed, root in enumerate(self._roots)]
 
-    @property
-    def is_differentiable(self) -> bool:
-        return bool(self._roots)
-
     def forward(self) -> Any:
         return self._function(**self._inputs)
 
     def backward(self) -> tuple[Tensor, ...]:
         """Gradients of the inputs that ask for one, by upstream gradients that are the same for every implementation."""
+        if not self._roots:
+            raise NotImplementedError("no backward pass")
         return torch.autograd.grad(self._roots, self._wanted, self._upstream, retain_graph=True, allow_unused=True)
 
     def results(self, direction: str) -> list[Tensor]:
@@ -115,17 +113,23 @@ def normal(shape: Sequence[int], seed: int, device: torch.device, dtype: torch.d
     return torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16).to(dtype)
 
 
-def compare(function: Callable[..., Any], op: Op, inputs: Inputs, dtype: torch.dtype, direction: str) -> Pass:
-    """The function on these inputs, once its results are near those of the op's reference in float64. Raises AssertionError."""
+def exact_results(op: Op, inputs: Inputs, direction: str) -> list[Tensor]:
+    """Of the reference in float64."""
     wide = {
         name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in inputs.items()
     }
+    return Pass(op.reference, op, wide).results(direction)
+
+
+def compared(
+    function: Callable[..., Any], op: Op, inputs: Inputs, dtype: torch.dtype, direction: str, exact: Sequence[Tensor]
+) -> Call:
+    """What to time: this pass of the function, once its results are near the exact ones. Raises AssertionError otherwise."""
     candidate = Pass(function, op, inputs)
-    expected = Pass(op.reference, op, wide).results(direction)
-    for ours, exact in zip(candidate.results(direction), expected, strict=True):
-        assert_near(ours, exact, dtype)
-    return candidate
+    for actual, expected in zip(candidate.results(direction), exact, strict=True):
+        assert_near(actual, expected, dtype)
+    return candidate.forward if direction == "forward" else candidate.backward
 
 
 class Clock:
@@ -206,28 +210,24 @@ def compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
 
 
 def measure(
-    op: Op, size: Size, direction: str, dtype: torch.dtype, clock: Clock, backend: str | None
+    op: Op, size: Size, direction: str, dtype: torch.dtype, clock: Clock, baselines: Mapping[str, Callable[..., Any]]
 ) -> tuple[dict[str, list[float]], list[str]]:
-    """Seconds of every implementation, and why peers are missing. Nothing of ours or theirs is timed before it was compared.
+    """Seconds of every implementation, and why others are missing. Nothing is timed before it was compared.
 
-    "ours", "eager" and "compile" of the reference by that backend of torch.compile, and the peers that are installed. Without
-    a backend, the op as it runs here, named "reference".
+    "ours", the baselines (forms of the reference) and the peers that are installed. Without baselines only the op as it runs
+    here, named "reference". Raises AssertionError for an op that is wrong.
     """
     inputs = op.inputs(size, clock.device, dtype)
-    ours = clock.seconds(getattr(compare(op.call, op, inputs, dtype, direction), direction))
-    if backend is None:
+    exact = exact_results(op, inputs, direction)
+    ours = clock.seconds(compared(op.call, op, inputs, dtype, direction, exact))
+    if not baselines:
         return {"reference": ours}, []
-    seconds = {"ours": ours}
-    for name, function in {"eager": op.reference, "compile": compiled(op.reference, backend)}.items():
-        seconds[name] = clock.seconds(getattr(Pass(function, op, inputs), direction))
-    missing = []
-    for name, function in op.peers.items():
+    seconds, missing = {"ours": ours}, []
+    for name, function in {**baselines, **op.peers}.items():
         try:
-            peer = compare(function, op, inputs, dtype, direction)
+            seconds[name] = clock.seconds(compared(function, op, inputs, dtype, direction, exact))
         except Exception as error:  # of code that is not ours: told, and no reason to lose our own numbers
             missing.append(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-        else:
-            seconds[name] = clock.seconds(getattr(peer, direction))
     return seconds, missing
 
 
