@@ -171,6 +171,26 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     pyplot.close(figure)
 
 
+def whole_updates(
+    problem: Problem, rows: int, probes: dict[Recipe, Probe], num_steps: int, device: torch.device
+) -> dict[str, Any]:
+    """Full-step training and Early-Step Focus once more, every step of one update of two samples, nothing extrapolated.
+
+    saved: 1 - the ratio of their seconds. extrapolation_error: of the seconds that the probes foretell for these updates.
+    """
+    problem = replace(problem, puzzles=1, group_size=2)
+    levers = [recipe for group, _, recipe in recipes(problem.num_steps, rows) if group == "lever"]
+    result: dict[str, Any] = {"samples": problem.num_samples}
+    for name, recipe in (("full_step", levers[0]), ("esf", levers[1])):
+        seconds = sum(probe(recipe, problem, device, None, repeats=1, warmup=False).seconds.values())
+        foretold = whole_update(recipe, problem, probes[first_steps(recipe, num_steps)])["seconds"]
+        result[f"seconds_{name}"], result[f"extrapolation_error_{name}"] = seconds, foretold / seconds - 1
+        free(device)
+    result["saved"] = 1 - result["seconds_esf"] / result["seconds_full_step"]
+    print(f"whole updates: {result}", flush=True)
+    return result
+
+
 def run(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """Measures every recipe, and writes the results after each."""
     size = SIZES[arguments.size]
@@ -215,6 +235,9 @@ def run(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, A
         free(device)
         told = f"{row['seconds']:8.3f} s/update" if "seconds" in row else row["problem"]
         print(f"[{time.perf_counter() - begin:5.0f} s] {told}  {name}", flush=True)
+        machine.write_json(arguments.out / "esf_saving.json", head | {"summary": summary(rows), "rows": rows})
+    if num_steps:
+        head["whole_updates"] = whole_updates(problem, arguments.rows, probes, num_steps, device)
         machine.write_json(arguments.out / "esf_saving.json", head | {"summary": summary(rows), "rows": rows})
     title = f"{tokens} tokens x {problem.num_samples} samples, {problem.num_steps} steps, {machine.facts()['device']}"
     (arguments.out / "esf_saving.md").write_text(f"{title}\n\n{markdown(rows)}", encoding="utf-8")

@@ -350,10 +350,13 @@ def first_steps(recipe: Recipe, num_steps: int | None) -> Recipe:
     return replace(recipe, trained_steps=num_steps, tail_steps=None)
 
 
-def probe(recipe: Recipe, problem: Problem, device: torch.device, num_steps: int | None, repeats: int) -> Probe:
+def probe(
+    recipe: Recipe, problem: Problem, device: torch.device, num_steps: int | None, repeats: int, warmup: bool = True
+) -> Probe:
     """Times an update, or its first num_steps steps, after one run that warms up."""
     update = Update(recipe, problem, device, num_steps)
-    update.run()
+    if warmup:
+        update.run()
     peak_gib(device)
     runs, deviations = [], []
     with PowerSampler() as power:

@@ -139,7 +139,7 @@ def test_a_recipe_without_memory_is_told_and_the_rest_goes_on(
 ) -> None:
     one = update_bench.probe(Recipe(trained_steps=2), SMALL, CPU, 2, 1)
 
-    def probe(recipe: Recipe, *arguments):
+    def probe(recipe: Recipe, *arguments, **options):
         if recipe.model == "compiled":
             raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
         return one
@@ -151,6 +151,25 @@ def test_a_recipe_without_memory_is_told_and_the_rest_goes_on(
     rows = json.loads((tmp_path / "esf_saving.json").read_text())["rows"]
     assert [row["problem"] for row in rows if "problem" in row] == ["CUDA out of memory."]
     assert "times_faster_than_peers" not in capsys.readouterr().out
+
+
+def test_whole_updates_check_the_extrapolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probes foretell 1 s a row; whole updates of two samples take 1 s a row and 1 s more."""
+
+    def probe(recipe: Recipe, problem: Problem, device: torch.device, num_steps: int | None, *rest, **options):
+        rows = count_rows(recipe, problem, num_steps)
+        extra = 1.0 if num_steps is None else 0.0
+        seconds = {"rollout": float(rows.rollout), "replay": float(rows.replay), "optimizer": extra}
+        return update_bench.Probe(num_steps, rows, seconds, 0.0, None, None, "full", None, 0.0)
+
+    monkeypatch.setattr(esf_saving, "probe", probe)
+    start = Recipe(trained_steps=2)
+    probes = {start: probe(start, SMALL, CPU, 2)}
+    result = esf_saving.whole_updates(SMALL, 2, probes, 2, CPU)
+    full, esf = 2 * 4 + 2 * 3, 2 * 4 + 2 * 2
+    assert (result["seconds_full_step"], result["seconds_esf"]) == (full + 1, esf + 1)
+    assert result["saved"] == pytest.approx(1 - (esf + 1) / (full + 1))
+    assert result["extrapolation_error_esf"] == pytest.approx(esf / (esf + 1) - 1)
 
 
 def test_nothing_is_timed_where_the_two_differ(
