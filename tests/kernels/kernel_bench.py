@@ -49,8 +49,9 @@ class Op:
     inputs: arguments by name for a size, device and dtype; their floating-point tensors get gradients, but those named in
     `constant`. call, reference: of these arguments; they return a tensor, or several as a tuple or as fields, of which those
     with a graph are differentiated. bytes_forward, bytes_backward: what must cross memory, tensors as large as the tokens
-    only, from (size, bytes an element); None where the op has no backward pass. peers: what other packages have for the same
-    arguments and results, by name; one that is not installed raises ImportError when it is called.
+    only, from (size, bytes an element); None where the op has no backward pass. for_compile: the reference in the form that
+    torch.compile fuses best, if it is another one. peers: what other packages have for the same arguments and results, by
+    name; one that is not installed raises ImportError when it is called.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Op:
     bytes_forward: Callable[[Size, int], int]
     bytes_backward: Callable[[Size, int], int] | None = None
     constant: Sequence[str] = ()
+    for_compile: Callable[..., Any] | None = None
     peers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
@@ -203,10 +205,10 @@ class Replay:
 
 
 @lru_cache(maxsize=64)
-def compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """By torch.compile, for the very shapes it is called with."""
+def compiled(op: Op, backend: str) -> Callable[..., Any]:
+    """The reference by torch.compile, for the very shapes it is called with."""
     functorch_config.donated_buffer = False  # a backward pass that is run again needs what it would have overwritten
-    return torch.compile(function, dynamic=False, backend=backend)
+    return torch.compile(op.for_compile or op.reference, dynamic=False, backend=backend)
 
 
 def measure(
