@@ -84,7 +84,6 @@ def _layernorm_modulate_backward(
         sum_shift = tl.zeros((BLOCK,), tl.float32)
         sum_scale = tl.zeros((BLOCK,), tl.float32)
         if gate is not None:
-            opening = tl.load(gate + b * gate_b + s * gate_s + column, mask=inside, other=0.0).to(tl.float32)
             sum_gate = tl.zeros((BLOCK,), tl.float32)
         present = tl.sum((segments == s).to(tl.int32)) > 0
         for token in tl.range(begin, tl.where(present, end, begin), num_stages=3):
@@ -105,6 +104,8 @@ def _layernorm_modulate_backward(
             if gate is not None:
                 added = tl.load(update + row * D + column, mask=mine, other=0.0).to(tl.float32)
                 sum_gate += tl.where(mine, total * added, 0.0)
+                # Read here, from the nearest cache, rather than held: registers are what this kernel is short of.
+                opening = tl.load(gate + b * gate_b + s * gate_s + column, mask=inside, other=0.0).to(tl.float32)
                 tl.store(dupdate + row * D + column, (total * opening).to(dupdate.dtype.element_ty), mask=mine)
             tl.store(dx + row * D + column, total.to(dx.dtype.element_ty), mask=mine)
         place = ((b.to(tl.int64) * tl.num_programs(0) + part) * num_segments + s) * D + column
