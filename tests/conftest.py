@@ -9,9 +9,8 @@ import torch
 from hypothesis import settings
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = (
-        "1"  # before a kernel's file is imported; only the kernels' own tests run Triton then
-    )
+    # Before a kernel's file is imported. Only the kernels' own tests run Triton then.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 torch.set_num_threads(1)
 settings.register_profile("vrlvr", deadline=None, derandomize=True)
