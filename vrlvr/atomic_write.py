@@ -1,6 +1,7 @@
 """Files that are never seen half written, and disks that refuse."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,3 +42,39 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror or error}); free some disk space or choose a folder that exists "
             f"and is writable; what was saved before is still there"
         ) from error
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `path` to fill, and moves it to `path` at the end, all of it on disk.
+
+    A crash or a full disk leaves the former folder whole; if it comes between the last two renames, then under the name
+    `.{name}.former`, from which the next call brings it back. Raises UserError if the file system refuses.
+    """
+    partial, former = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "former"))
+    with writing(path):
+        if former.exists() and not path.exists():
+            former.rename(path)
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            for entry in (*partial.rglob("*"), partial):
+                _sync(entry)
+            shutil.rmtree(former, ignore_errors=True)
+            if path.exists():
+                path.rename(former)
+            partial.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

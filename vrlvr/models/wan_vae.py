@@ -71,9 +71,12 @@ class WanVAECodec:
         self._latent_size(*frames_BYXC.shape[1:3])
         return self._encode(frames_BYXC[:, None])
 
-    @torch.no_grad()
     def _encode(self, video_BTYXC: np.ndarray) -> Tensor:
-        pixels_BCTYX = torch.from_numpy(video_BTYXC).to(self.vae.device).movedim(-1, 1).float() / 127.5 - 1
+        return self.encode_pixels(torch.from_numpy(video_BTYXC).to(self.vae.device).movedim(-1, 1).float() / 127.5 - 1)
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels_BCTYX: Tensor) -> Tensor:
+        """RGB in [-1, 1] -> float32 latents_BCFHW, latent frame 0 included. The sizes must fit, see `latent_shape`."""
         latents_BCFHW = self.vae.encode(pixels_BCTYX.to(self.vae.dtype)).latent_dist.mode()
         return (latents_BCFHW.float() - self._mean_C111) / self._std_C111
 
