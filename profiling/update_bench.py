@@ -141,11 +141,11 @@ class UncachedPolicy(Policy):
         latents_BCFHW: Tensor,
         sigma_B: Tensor,
         first_BC1HW: Tensor,
-        task_B: Tensor,
+        prompt_B: Tensor,
         context: TextContext | None = None,
     ) -> Tensor:
         pinned_BCFHW = torch.cat([first_BC1HW, latents_BCFHW], dim=2)
-        return self.dit(pinned_BCFHW, sigma_B * 1000.0, self.text(task_B), num_clean_frames=1)[:, :, 1:].float()
+        return self.dit(pinned_BCFHW, sigma_B * 1000.0, self.text(prompt_B), num_clean_frames=1)[:, :, 1:].float()
 
 
 class Stopwatch:
@@ -255,13 +255,13 @@ class Update:
         prompts = Prompts([], problem.first_frames(device), torch.arange(problem.puzzles, device=device))
         samples_B = torch.arange(problem.num_samples, device=device)
         with self.stopwatch("rollout"), phase("rollout"):
-            self._velocity.refresh()
+            self._velocity.refresh(prompts.prompt_B)
             trajectory = sample(
                 self._velocity,
                 self.plan()[: self.num_steps],
                 problem.shape,
                 prompts.first_BC1HW,
-                prompts.task_B,
+                prompts.prompt_B,
                 samples_B,
                 SEED,
                 recipe.shared_noise,

@@ -15,13 +15,15 @@ def case(request: pytest.FixtureRequest) -> tuple[Policy, tuple[Tensor, ...]]:
     codec = tiny_codec(config)
     prompts = tiny_prompts(config, codec, 5)
     x = torch.randn(5, *codec.latent_shape(5, 16, 16), generator=torch.Generator().manual_seed(0))
-    return random_policy(config, codec), (x, torch.linspace(0.1, 0.9, 5), prompts.first_BC1HW, prompts.task_B)
+    return random_policy(config, codec), (x, torch.linspace(0.1, 0.9, 5), prompts.first_BC1HW, prompts.prompt_B)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 5, 9])
 def test_it_is_the_policy_without_gradient(case: tuple[Policy, tuple[Tensor, ...]], micro_batch: int) -> None:
     policy, rows = case
-    v = FrozenVelocity(policy, micro_batch)(*rows)
+    velocity = FrozenVelocity(policy, micro_batch)
+    velocity.refresh(rows[3])
+    v = velocity(*rows)
     assert not v.requires_grad
     torch.testing.assert_close(v, policy(*rows), rtol=1e-5, atol=1e-5)
 
@@ -30,19 +32,33 @@ def test_no_forward_is_larger_than_a_micro_batch(case: tuple[Policy, tuple[Tenso
     policy, rows = case
     sizes = []
     policy.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
-    FrozenVelocity(policy, 2)(*rows)
+    velocity = FrozenVelocity(policy, 2)
+    velocity.refresh(rows[3])
+    velocity(*rows)
     assert sizes == [2, 2, 1]
 
 
 def test_new_weights_are_taken_up_by_refresh(case: tuple[Policy, tuple[Tensor, ...]]) -> None:
     policy, rows = case
     velocity = FrozenVelocity(policy, 5)
+    velocity.refresh(rows[3])
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.mul_(1.1)
     assert not torch.allclose(velocity(*rows), policy(*rows), rtol=1e-5, atol=1e-5)
-    velocity.refresh()
+    velocity.refresh(rows[3])
     torch.testing.assert_close(velocity(*rows), policy(*rows), rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_prompts_in_use_are_made_ready(case: tuple[Policy, tuple[Tensor, ...]]) -> None:
+    policy, (x, sigma_B, first, _) = case
+    policy.text.table.data = torch.randn(9, *policy.text.table.shape[1:], generator=torch.Generator().manual_seed(0))
+    velocity = FrozenVelocity(policy, 5)
+    for prompt_B in (torch.tensor([7, 2, 7, 0, 2]), torch.tensor([1, 1, 1, 8, 3]), torch.arange(5)):
+        velocity.refresh(prompt_B)
+        assert len(velocity._context.keys_values[0][0]) == 5
+        everything = policy(x, sigma_B, first, prompt_B, context=policy.text_context())
+        torch.testing.assert_close(velocity(x, sigma_B, first, prompt_B), everything, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -54,8 +70,8 @@ def test_cuda_graphs_change_no_bit(case: tuple[Policy, tuple[Tensor, ...]]) -> N
         with torch.no_grad():
             for parameter in policy.parameters():
                 parameter.mul_(scale)
-        plain.refresh()
-        graphed.refresh()
+        plain.refresh(rows[3])
+        graphed.refresh(rows[3])
         for x in (rows[0], -rows[0]):
             first = graphed(x, *rows[1:])
             assert torch.equal(first, plain(x, *rows[1:]))

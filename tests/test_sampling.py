@@ -72,13 +72,13 @@ def test_replay_with_the_same_weights_and_batch_is_bitwise_the_rollout(config: C
     steps = plan_steps(rollout_sigmas(config), "flow_sde", 0.7, 3)
     shape = codec.latent_shape(5, 16, 16)
     samples_B = torch.arange(12)
-    trajectory = sample(policy, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, SEED, shared_noise=True)
-    first, task = prompts.first_BC1HW.repeat_interleave(4, 0), prompts.task_B.repeat_interleave(4, 0)
+    trajectory = sample(policy, steps, shape, prompts.first_BC1HW, prompts.prompt_B, samples_B, SEED, shared_noise=True)
+    first, task = prompts.first_BC1HW.repeat_interleave(4, 0), prompts.prompt_B.repeat_interleave(4, 0)
     for i, rollout_log_prob_B in enumerate(trajectory.log_probs_B):
         x, next_x = trajectory.states[i], trajectory.states[i + 1]
         shared = len(x) < len(next_x)
         sigma_B = torch.full((len(x),), steps[i].sigma, device=CPU)
-        v = policy(x, sigma_B, prompts.first_BC1HW if shared else first, prompts.task_B if shared else task)
+        v = policy(x, sigma_B, prompts.first_BC1HW if shared else first, prompts.prompt_B if shared else task)
         if shared:
             x, v = x.repeat_interleave(4, 0), v.repeat_interleave(4, 0)
         row = torch.tensor([steps[i].a, steps[i].b, steps[i].std], dtype=torch.float64)

@@ -39,7 +39,7 @@ def setting(*arguments: str) -> Setting:
     steps = plan_steps(rollout_sigmas(config), grpo.sampler, grpo.noise_level, num_sde_steps(config))
     shape, samples_B = codec.latent_shape(5, 16, 16), torch.arange(PUZZLES * GROUP)
     trajectory = sample(
-        policy, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, 1, shared_noise=grpo.shared_noise
+        policy, steps, shape, prompts.first_BC1HW, prompts.prompt_B, samples_B, 1, shared_noise=grpo.shared_noise
     )
     return Setting(config, policy, random_policy(config, codec, seed=1), prompts, trajectory)
 
@@ -60,8 +60,8 @@ def plain_gradient(at: Setting, kept: list[int]) -> Tensor:
         x_B = x_B.repeat_interleave(GROUP, 0) if len(x_B) == PUZZLES else x_B
         for b in kept:
             rows = (x_B[b : b + 1], torch.tensor([steps[i].sigma]), at.prompts.first_BC1HW[b // GROUP, None])
-            task_B = at.prompts.task_B[b // GROUP, None]
-            v, v_ref = at.policy(*rows, task_B), at.reference(*rows, task_B).detach()
+            prompt_B = at.prompts.prompt_B[b // GROUP, None]
+            v, v_ref = at.policy(*rows, prompt_B), at.reference(*rows, prompt_B).detach()
             coefficients_B3 = torch.tensor([[steps[i].a, steps[i].b, steps[i].std]], dtype=torch.float64)
             terms = grpo_loss(
                 v,
@@ -153,7 +153,7 @@ def test_the_anchors_gradient() -> None:
         at.trajectory.states[late][kept],
         torch.full((len(kept),), at.trajectory.steps[late].sigma),
         at.prompts.first_BC1HW[kept // GROUP],
-        at.prompts.task_B[kept // GROUP],
+        at.prompts.prompt_B[kept // GROUP],
     )
     at.policy.zero_grad()
     drift = (at.policy(*rows) - at.reference(*rows).detach()).square().mean()

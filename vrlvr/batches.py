@@ -101,11 +101,11 @@ class Prompts:
 
     puzzles: list[Puzzle]
     first_BC1HW: Tensor
-    task_B: Tensor
+    prompt_B: Tensor
 
 
 def prompts_of(batch: Sequence[Puzzle], config: Config, codec: Codec, device: torch.device) -> Prompts:
     """First frames, encoded, and task numbers."""
     frames = np.stack([puzzles.render_first_frame(p, config.data.height, config.data.width) for p in batch])
-    task_B = torch.tensor([config.data.tasks.index(p.task) for p in batch], device=device)
-    return Prompts(list(batch), codec.encode_first(frames).to(device), task_B)
+    prompt_B = torch.tensor([config.data.tasks.index(p.task) for p in batch], device=device)
+    return Prompts(list(batch), codec.encode_first(frames).to(device), prompt_B)

@@ -75,9 +75,9 @@ def train_grpo(
             [n * grpo.group_size + g for n in numbers for g in range(grpo.group_size)], device=device
         )
         with phase("rollout"):
-            velocity.refresh()
+            velocity.refresh(prompts.prompt_B)
             trajectory = sample(
-                velocity, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, config.seed, grpo.shared_noise
+                velocity, steps, shape, prompts.first_BC1HW, prompts.prompt_B, samples_B, config.seed, grpo.shared_noise
             )
         rolled_out = time.perf_counter()
 

@@ -4,6 +4,7 @@ Latents here are those of the *generated* frames only; the clean first frame tra
 the log-probability, the KL or the loss, and there is nothing to re-pin.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -24,23 +25,27 @@ class Policy(nn.Module):
         super().__init__()
         self.dit, self.text, self.conditioning = dit, text, conditioning
 
-    def text_context(self) -> TextContext:
-        """The text of every task, ready for cross-attention."""
-        return self.dit.text_context(self.text.table)
+    def text_context(self, prompt_P: Tensor | None = None) -> TextContext:
+        """The text of these prompts, ready for cross-attention; of all prompts where there are no more of them."""
+        if prompt_P is None or len(self.text.table) <= len(prompt_P):
+            return self.dit.text_context(self.text.table)
+        number_P = prompt_P.sort().values
+        return replace(self.dit.text_context(self.text.table[number_P]), number_P=number_P)
 
     def forward(
         self,
         latents_BCFHW: Tensor,
         sigma_B: Tensor,
         first_BC1HW: Tensor,
-        task_B: Tensor,
+        prompt_B: Tensor,
         context: TextContext | None = None,
     ) -> Tensor:
         """The velocity noise - x0 of the generated latents at sigma, float32, in the shape of latents_BCFHW.
 
-        context: what `text_context` made with the same weights, to spare making it again.
+        prompt_B: int64 rows of the text's table. context: what `text_context` made of these (or more) prompts with the same
+        weights, to spare making it again.
         """
-        text = (context or self.text_context()).of(task_B)
+        text = (context or self.text_context(prompt_B)).of(prompt_B)
         timestep_B = sigma_B * 1000.0
         if self.conditioning == "concat":
             first_BCFHW = first_BC1HW.expand(-1, -1, latents_BCFHW.shape[2], -1, -1)

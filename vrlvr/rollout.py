@@ -11,7 +11,7 @@ from vrlvr.policy import Policy
 
 
 class FrozenVelocity:
-    """A velocity field (x, sigma_B, first, task_B) -> v at the policy's weights of the last `refresh`.
+    """A velocity field (x, sigma_B, first, prompt_B) -> v at the policy's weights, and with the prompts, of the last `refresh`.
 
     micro_batch: rows of one forward, at most. On CUDA each shape is captured once and then replayed as a CUDA graph, which
     reads the weights in place: an optimizer that updates them in place needs a `refresh`, and no new graph.
@@ -23,21 +23,20 @@ class FrozenVelocity:
         self._captures = graphs and torch.cuda.is_available()
         self._pool = torch.cuda.graph_pool_handle() if self._captures else None  # one for all: only one runs at a time
         self._context: TextContext | None = None
-        self.refresh()
 
     @torch.no_grad()
-    def refresh(self) -> None:
-        """Takes up the policy's present weights."""
-        context = self._policy.text_context()
-        if self._context is None:
+    def refresh(self, prompt_P: Tensor) -> None:
+        """Takes up the policy's present weights, and the prompts that the calls to come will name."""
+        context = self._policy.text_context(prompt_P)
+        if self._context is None or self._context.shape != context.shape:
             self._context = context
-            return
-        for old, new in zip(self._context.keys_values, context.keys_values, strict=True):
-            torch._foreach_copy_(list(old), list(new))  # in place: graphs know these addresses
+            self._graphs.clear()
+        else:
+            self._context.copy_(context)  # graphs know its addresses
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, sigma_B: Tensor, first_BC1HW: Tensor, task_B: Tensor) -> Tensor:
-        parts = zip(*(tensor.split(self._micro_batch) for tensor in (x, sigma_B, first_BC1HW, task_B)), strict=True)
+    def __call__(self, x: Tensor, sigma_B: Tensor, first_BC1HW: Tensor, prompt_B: Tensor) -> Tensor:
+        parts = zip(*(tensor.split(self._micro_batch) for tensor in (x, sigma_B, first_BC1HW, prompt_B)), strict=True)
         return torch.cat([self._forward(*part) for part in parts])
 
     def _forward(self, *inputs: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def sample(
     steps: list[Step],
     shape: tuple[int, int, int, int],
     first_PC1HW: Tensor,
-    task_P: Tensor,
+    prompt_P: Tensor,
     samples_B: Tensor,
     seed: int,
     shared_noise: bool = False,
@@ -47,17 +47,17 @@ def sample(
     samples_B: int64 global sample numbers, which together with the seed fix all noise. With shared_noise the samples of a
     puzzle start from the noise of its first one, so that step 0 is one forward a puzzle instead of G.
     """
-    num_puzzles = len(task_P)
+    num_puzzles = len(prompt_P)
     group = len(samples_B) // num_puzzles
     noise_of = samples_B[::group] if shared_noise else samples_B
     x = normal(seed, INITIAL_STREAM, noise_of, 0, first_PC1HW.new_empty(shape, device="meta").numel())
     x = x.view(-1, *shape)
-    first_BC1HW, task_B = first_PC1HW.repeat_interleave(group, 0), task_P.repeat_interleave(group, 0)
+    first_BC1HW, prompt_B = first_PC1HW.repeat_interleave(group, 0), prompt_P.repeat_interleave(group, 0)
     states, log_probs_B = [x], []
     for i, step in enumerate(steps):
         shared = shared_noise and i == 0
         sigma = torch.full((len(x),), step.sigma, device=x.device)
-        v = velocity(x, sigma, first_PC1HW if shared else first_BC1HW, task_P if shared else task_B)
+        v = velocity(x, sigma, first_PC1HW if shared else first_BC1HW, prompt_P if shared else prompt_B)
         if shared:
             x, v = x.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
         x, log_prob_B = sde_step(x, v, step.a, step.b, step.std, seed, samples_B, i)

@@ -58,10 +58,10 @@ def train_sft(
     while progress.step < (progress.stop_at or sft.max_steps):
         progress.step += 1
         lr = set_lr(optimizer, sft.lr * _lr_factor(progress, config))
-        x0, first, task_B, sigma_B, noise = _draw(config, world, data, progress)
+        x0, first, prompt_B, sigma_B, noise = _draw(config, world, data, progress)
         x = torch.lerp(x0, noise, sigma_B.view(-1, 1, 1, 1, 1))
         with phase("sft_step"):
-            loss = (policy(x, sigma_B, first, task_B) - (noise - x0)).square().mean() * (len(x0) / sft.batch_size)
+            loss = (policy(x, sigma_B, first, prompt_B) - (noise - x0)).square().mean() * (len(x0) / sft.batch_size)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             world.sync_gradients(policy.parameters())
@@ -95,18 +95,18 @@ def _lr_factor(progress: Progress, config: Config) -> float:
 class _Encoded:
     x0: Tensor
     first: Tensor
-    task: Tensor
+    prompt: Tensor
 
     @classmethod
     def of(cls, batch: list[Puzzle], config: Config, codec: Codec, device: torch.device) -> "_Encoded":
         prompts = prompts_of(batch, config, codec, device)
-        return cls(codec.encode(videos_of(batch, config.data)).to(device), prompts.first_BC1HW, prompts.task_B)
+        return cls(codec.encode(videos_of(batch, config.data)).to(device), prompts.first_BC1HW, prompts.prompt_B)
 
 
 def _draw(
     config: Config, world: World, data: dict[str, _Encoded], progress: Progress
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """This rank's part of the step's batch, a pure function of (seed, step, task mix): x0, first, task, sigma, noise.
+    """This rank's part of the step's batch, a pure function of (seed, step, task mix): x0, first, prompt, sigma, noise.
 
     Sigmas are stratified over the batch: one in each of batch_size equal parts of [0, 1], then shifted.
     """
@@ -119,8 +119,8 @@ def _draw(
     encoded = list(data.values())
     mine = world.share(size)
     rows = [(encoded[tasks[i]], int(picks[i] * len(encoded[tasks[i]].x0))) for i in mine]
-    x0, first, task_B = (torch.stack([getattr(e, name)[i] for e, i in rows]) for name in ("x0", "first", "task"))
+    x0, first, prompt_B = (torch.stack([getattr(e, name)[i] for e, i in rows]) for name in ("x0", "first", "prompt"))
     sigma_B = torch.tensor([shifted(float(strata[i]), config.sampler.shift) for i in mine], device=world.device).float()
     samples_B = torch.tensor([step * size + i for i in mine], device=world.device)
     noise = normal(config.seed, SFT_STREAM, samples_B, 0, x0[0].numel()).view_as(x0)
-    return x0, first, task_B, sigma_B, noise
+    return x0, first, prompt_B, sigma_B, noise

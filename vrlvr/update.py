@@ -26,7 +26,7 @@ from vrlvr_kernels.grpo_loss import grpo_loss
 class RowBatch:
     """Rows of the policy with everything that replaying them needs, and the terms that hang on them.
 
-    step, x, sigma, first, task: per row. row_of (non-decreasing), next_x, coefficients (a, b, std; float64), advantage,
+    step, x, sigma, first, prompt: per row. row_of (non-decreasing), next_x, coefficients (a, b, std; float64), advantage,
     rollout_log_prob, old_log_prob: per term; row_of is the place of a term's row in this batch.
     """
 
@@ -34,7 +34,7 @@ class RowBatch:
     x: Tensor
     sigma: Tensor
     first: Tensor
-    task: Tensor
+    prompt: Tensor
     row_of: Tensor
     next_x: Tensor
     coefficients: Tensor
@@ -42,7 +42,7 @@ class RowBatch:
     rollout_log_prob: Tensor
     old_log_prob: Tensor | None = None
 
-    PER_ROW = ("step", "x", "sigma", "first", "task")
+    PER_ROW = ("step", "x", "sigma", "first", "prompt")
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Anchor:
     x: Tensor
     sigma: Tensor
     first: Tensor
-    task: Tensor
+    prompt: Tensor
 
 
 @dataclass
@@ -85,7 +85,7 @@ def build_replay(
 ) -> Replay:
     """Chooses the samples worth a backward pass, and lays their rows and terms out in micro-batches."""
     grpo, group = config.grpo, advantage_PG.shape[1]
-    device = prompts.task_B.device
+    device = prompts.prompt_B.device
     advantage_B = advantage_PG.flatten()
     kept = kept_samples(advantage_B, grpo.keep_fraction, world)
     window = [i for i, step in enumerate(trajectory.steps) if step.std > 0]
@@ -108,7 +108,7 @@ def build_replay(
                     x=torch.stack(states),
                     sigma=torch.tensor(sigmas, dtype=torch.float32, device=device),
                     first=prompts.first_BC1HW[puzzle],
-                    task=prompts.task_B[puzzle],
+                    prompt=prompts.prompt_B[puzzle],
                 )
             )
     return replay
@@ -118,7 +118,7 @@ def _rows_of_step(
     trajectory: Trajectory, i: int, prompts: Prompts, advantage_B: Tensor, kept: Tensor, group: int
 ) -> RowBatch:
     """All rows and terms of SDE step i (the i-th step of the window, which starts at the first)."""
-    step, device = trajectory.steps[i], prompts.task_B.device
+    step, device = trajectory.steps[i], prompts.prompt_B.device
     if len(trajectory.states[i]) < len(advantage_B):  # the samples of a puzzle share its row
         rows, row_of = torch.unique(kept // group, return_inverse=True)
         puzzle = rows
@@ -131,7 +131,7 @@ def _rows_of_step(
         x=trajectory.states[i][rows.to(device)],
         sigma=torch.full((len(rows),), step.sigma, dtype=torch.float32, device=device),
         first=prompts.first_BC1HW[puzzle],
-        task=prompts.task_B[puzzle],
+        prompt=prompts.prompt_B[puzzle],
         row_of=row_of.to(device),
         next_x=trajectory.states[i + 1][samples],
         coefficients=coefficients.expand(len(kept), 3),
@@ -176,12 +176,17 @@ def accumulate_gradients(
     sum through the text projections. Nothing waits for the device before the end.
     """
     grpo = config.grpo
-    context = policy.text_context()
+    if not replay.batches:
+        return {}
+    prompt_P = torch.cat([batch.prompt for batch in replay.batches]).unique()  # anchors are rows of the same samples
+    context = policy.text_context(prompt_P)
     text = context.leaves()
     frozen = FrozenVelocity(reference, grpo.micro_batch, graphs=False)
+    if grpo.kl_weight > 0 or replay.anchors:
+        frozen.refresh(prompt_P)
     logged: dict[str, list[Tensor]] = {"clip_fraction": [], "kl": []}
     for batch in replay.batches:
-        rows = batch.x, batch.sigma, batch.first, batch.task
+        rows = batch.x, batch.sigma, batch.first, batch.prompt
         with phase("replay"):
             v_rows = policy(*rows, context=text)
             v_rows.retain_grad()
@@ -207,7 +212,7 @@ def accumulate_gradients(
         logged.setdefault("step", []).append(batch.step)
         logged.setdefault("grad_square", []).append(v_rows.grad.square().flatten(1).sum(1))
     for anchor in replay.anchors:
-        rows = anchor.x, anchor.sigma, anchor.first, anchor.task
+        rows = anchor.x, anchor.sigma, anchor.first, anchor.prompt
         drift_B = (policy(*rows, context=text) - frozen(*rows)).square().flatten(1).mean(1)
         (grpo.anchor_weight * drift_B.sum() / replay.num_anchors).backward()
         logged.setdefault("anchor_drift", []).append(drift_B.detach())
@@ -217,8 +222,7 @@ def accumulate_gradients(
 
 def _scalars(values: dict[str, Tensor]) -> dict[str, list[float]]:
     """What is logged: per-row gradients as the norm of each step, deviations as their largest, the rest as they are."""
-    nothing = torch.empty(0)
-    step, square = values.pop("step", nothing), values.pop("grad_square", nothing)
+    step, square = values.pop("step"), values.pop("grad_square")
     scalars = {f"grad_norm_step_{i}": [square[step == i].sum().sqrt().item()] for i in step.unique().tolist()}
     if "ratio_max_deviation" in values:
         scalars["ratio_max_deviation"] = [values.pop("ratio_max_deviation").max().item()]

@@ -42,8 +42,11 @@ def generate_videos(
     velocity, videos = FrozenVelocity(policy, config.eval.batch_size), []
     for start in range(0, len(batch), config.eval.batch_size):
         prompts = prompts_of(batch[start : start + config.eval.batch_size], config, codec, device)
+        velocity.refresh(prompts.prompt_B)
         samples_B = torch.tensor(numbers[start : start + config.eval.batch_size], device=device)
-        result = sample(velocity, steps, shape, prompts.first_BC1HW, prompts.task_B, samples_B, _EVAL_SEED + noise_seed)
+        result = sample(
+            velocity, steps, shape, prompts.first_BC1HW, prompts.prompt_B, samples_B, _EVAL_SEED + noise_seed
+        )
         videos.append(codec.decode(prompts.first_BC1HW, result.latents_BCFHW))
     return np.concatenate(videos)
 

@@ -218,8 +218,8 @@ class _Float32Parameters(nn.Module):
         return super()._apply(keep, recurse=False)
 
 
-class _Float32Linear(_Float32Parameters, nn.Linear):
-    pass
+class Float32Linear(_Float32Parameters, nn.Linear):
+    """A linear layer that stays float32."""
 
 
 class _Float32LayerNorm(_Float32Parameters, nn.LayerNorm):
@@ -233,20 +233,35 @@ KeysValues = tuple[Tensor, Tensor]
 class TextContext:
     """The cross-attention's keys and values of P prompts, (P, L, H, E) each, for every block.
 
-    prompt_B: int64, the prompt of each video; None where video i has prompt i.
+    row_B: int64, the row of each video; None where video i has row i. number_P: int64, the prompts' numbers, ascending; None
+    where row i has number i.
     """
 
     keys_values: list[KeysValues]
-    prompt_B: Tensor | None = None
+    row_B: Tensor | None = None
+    number_P: Tensor | None = None
 
-    def of(self, prompt_B: Tensor) -> "TextContext":
-        """The same context, for videos with these prompts."""
-        return TextContext(self.keys_values, prompt_B)
+    def of(self, number_B: Tensor) -> "TextContext":
+        """The same context, for videos whose prompts have these numbers."""
+        row_B = number_B if self.number_P is None else torch.searchsorted(self.number_P, number_B)
+        return TextContext(self.keys_values, row_B, self.number_P)
+
+    @property
+    def shape(self) -> tuple[torch.Size, bool]:
+        """Two contexts of one shape can be copied into each other."""
+        return self.keys_values[0][0].shape, self.number_P is None
+
+    def copy_(self, other: "TextContext") -> None:
+        """Takes over the other's prompts, in the same memory."""
+        tensors, values = ([t for pair in c.keys_values for t in pair] for c in (self, other))
+        if self.number_P is not None and other.number_P is not None:
+            tensors, values = [*tensors, self.number_P], [*values, other.number_P]
+        torch._foreach_copy_(tensors, values)
 
     def leaves(self) -> "TextContext":
         """A copy cut off from the graph, which gathers the gradients of many backward passes for `backward`."""
         cut = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in self.keys_values]
-        return TextContext(cut, self.prompt_B)
+        return TextContext(cut, self.row_B, self.number_P)
 
     def backward(self, leaves: "TextContext") -> None:
         """Sends what the leaves have gathered through the text projections, once."""
@@ -340,7 +355,7 @@ class Block(_Float32Parameters):
         x: Tensor,
         h: Tensor,
         keys_values: KeysValues,
-        prompt_B: Tensor | None,
+        row_B: Tensor | None,
         tables: tuple[Tensor, ...],
         rope_NE: Tensor,
         segment_N: Tensor,
@@ -355,10 +370,10 @@ class Block(_Float32Parameters):
         update = self.attn1.over_self(h, rope_NE, backend)
         if k.shape[1] == 1:
             x = gated_residual_reference(x, update, gate1, segment_N)
-            update = _rows(self.attn2.over_one_text_token(v), prompt_B).expand_as(x)
+            update = _rows(self.attn2.over_one_text_token(v), row_B).expand_as(x)
         else:
             x, h = self._before_text(x, update, gate1, segment_N)
-            update = self.attn2.over_text(h, _rows(k, prompt_B), _rows(v, prompt_B), backend)
+            update = self.attn2.over_text(h, _rows(k, row_B), _rows(v, row_B), backend)
         x, h = gated_residual_layernorm_modulate(x, update, None, shift2, scale2, segment_N, self.eps)
         return gated_residual_layernorm_modulate(x, self.ffn(h), gate2, next_shift, next_scale, segment_N, self.eps)
 
@@ -394,8 +409,8 @@ class ConditionEmbedder(nn.Module):
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         self.freq_dim = config.freq_dim
-        self.time_embedder = _TwoLinears(_Float32Linear, config.freq_dim, config.dim, functional.silu)
-        self.time_proj = _Float32Linear(config.dim, 6 * config.dim)
+        self.time_embedder = _TwoLinears(Float32Linear, config.freq_dim, config.dim, functional.silu)
+        self.time_proj = Float32Linear(config.dim, 6 * config.dim)
         self.text_embedder = _TwoLinears(nn.Linear, config.text_dim, config.dim, _gelu_tanh)
 
     def time(self, timestep_BS: Tensor) -> tuple[Tensor, Tensor]:
@@ -497,5 +512,5 @@ class WanTransformer(_Float32Parameters):
         h = layernorm_modulate(x, *after[0], segment_N, config.eps)
         for block, kv, table, following in zip(self.blocks, context.keys_values, tables, after[1:], strict=True):
             rest = (*table[2:], *following)
-            x, h = run(block, x, h, kv, context.prompt_B, rest, rope_NE, segment_N, backend, policy=self.recompute)
+            x, h = run(block, x, h, kv, context.row_B, rest, rope_NE, segment_N, backend, policy=self.recompute)
         return unpatchify(self.proj_out(h), grid, config.patch_size).to(latents_BCFHW.dtype)
