@@ -1,4 +1,4 @@
-"""The console script: vrlvr train | data | eval | verify."""
+"""The console script: vrlvr train | data | encode | eval | verify."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ USAGE = """usage: vrlvr COMMAND [options]
 
   train    train a video policy: data, SFT, SDE-GRPO, evaluation (all options of configs/*.yaml)
   data     make puzzle videos:   --out DIR --num_train N --num_test N [--seed S] [--height H] [--width W] ...
+  encode   a data set's prompts, first frames and videos by a Wan model's encoders: --data DIR --model DIR --out DIR ...
   eval     test a trained run:   --run_dir DIR
   verify   judge one video:      VIDEO.mp4 --puzzle PUZZLE.json [--json]
 
@@ -68,6 +69,20 @@ def _data(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _encode(arguments: Sequence[str]) -> int:
+    from vrlvr.encode import SPLITS, encode
+
+    parser = ArgumentParser(prog="vrlvr encode", exit_on_error=False)
+    parser.add_function_arguments(encode, skip={"tasks", "splits", "videos"})
+    parser.add_argument("--tasks", type=str | None, default=None, help="tasks, comma separated; all by default")
+    parser.add_argument("--splits", type=str, default=",".join(SPLITS), help="splits, comma separated")
+    parser.add_argument("--videos", type=str, default="train", help="splits whose videos are encoded; empty for none")
+    options = _parsed(parser, arguments).as_dict()
+    lists = {name: options[name].split(",") if options[name] else [] for name in ("splits", "videos")}
+    encode(**options | lists | {"tasks": options["tasks"].split(",") if options["tasks"] else None})
+    return 0
+
+
 def _verify(arguments: Sequence[str]) -> int:
     """Judges a video. Exit code 0 if it is solved, 1 if not."""
     parser = ArgumentParser(prog="vrlvr verify", exit_on_error=False)
@@ -100,6 +115,7 @@ def _parsed(parser: ArgumentParser, arguments: Sequence[str]):
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "data": _data,
+    "encode": _encode,
     "eval": _eval,
     "verify": _verify,
 }
