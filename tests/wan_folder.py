@@ -2,16 +2,24 @@
 
 `make_wan_folder`: as Wan2.2-TI2V-5B (48-channel VAE made small, first frame as a clean latent frame, `expand_timesteps`).
 `make_experts_folder`: as Wan2.2-I2V-A14B (Wan2.1's VAE, two transformers, first frame and its mask by channel).
+`generate`: what diffusers' own pipeline makes of such a folder.
+
+Where diffusers is missing, tests that import this are skipped.
 """
 
+import json
 import string
 from pathlib import Path
 from typing import Any
 
-import diffusers
+import numpy as np
+import pytest
 import torch
-import transformers
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
+
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
 
 TEXT_DIM = 16
 HEIGHT, WIDTH, NUM_FRAMES = 32, 64, 9  # 2x4 latents of 3 frames; sides must be multiples of 32
@@ -127,3 +135,42 @@ def make_experts_folder(path: Path, *, seed: int = 0, boundary_ratio: float = 0.
     )
     pipeline.save_pretrained(path, max_shard_size="40KB")
     return path
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def picture() -> np.ndarray:
+    """A first frame, (1, HEIGHT, WIDTH, 3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+class EvenEuler(diffusers.FlowMatchEulerDiscreteScheduler):
+    """diffusers' Euler steps on evenly spaced sigmas (before the shift) down to 0, as those of `sigma_schedule` are."""
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        super().set_timesteps(sigmas=[1 - i / num_inference_steps for i in range(num_inference_steps)], device=device)
+
+
+def even_pipeline(folder: Path) -> Any:
+    """diffusers' pipeline of a folder, with `EvenEuler` steps of FLOW_SHIFT."""
+    pipeline = diffusers.WanImageToVideoPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.scheduler = EvenEuler(shift=FLOW_SHIFT)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generate(pipeline: Any, noise_BCFHW: Tensor, text_BLM: Tensor, num_steps: int, output: str) -> Any:
+    """The pipeline's video of `picture` without guidance. output: "latent" (normalised) or "np" (pixels in [0, 1], BTYXC)."""
+    return pipeline(
+        image=Image.fromarray(picture()[0]),
+        latents=noise_BCFHW,
+        prompt_embeds=text_BLM,
+        height=HEIGHT,
+        width=WIDTH,
+        num_frames=NUM_FRAMES,
+        num_inference_steps=num_steps,
+        guidance_scale=1.0,
+        output_type=output,
+    ).frames
