@@ -47,7 +47,10 @@ def is_kept(op: torch._ops.OpOverload) -> bool:
 
 
 def _policy(ctx: Any, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if is_kept(op) else CheckpointPolicy.PREFER_RECOMPUTE
+    # An addmm onto a matrix, not onto a bias, is LoRA's update: the product of its rank costs no more than elementwise work,
+    # and keeping its result beside the one that it is added to would double what a layer keeps.
+    low_rank = op._schema.name == "aten::addmm" and args[0].dim() == 2
+    return CheckpointPolicy.MUST_SAVE if is_kept(op) and not low_rank else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 _selective_contexts = partial(create_selective_checkpoint_contexts, _policy)
