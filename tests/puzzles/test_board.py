@@ -161,3 +161,22 @@ def test_drawing_is_the_same_on_every_machine():
     states = np.arange(12).reshape(1, 3, 4) % 7
     video = board.render(states, LOOKS["sokoban"], 37, 53)
     assert hashlib.blake2b(video.tobytes(), digest_size=8).hexdigest() == "bef25e61ea1b1cd9"
+
+
+@pytest.mark.parametrize("name", ROOMS)
+@pytest.mark.parametrize(("rows", "cols", "shrink"), [(9, 9, 4), (7, 13, 4), (7, 7, 8)])
+def test_a_board_is_read_off_a_scaled_video_by_its_drawn_size(name, rows, cols, shrink):
+    states = random_states(np.random.default_rng(0), LOOKS[name], 4, rows, cols)
+    video = board.render(states, LOOKS[name], 480, 832)
+    small = video.reshape(4, 480 // shrink, shrink, 832 // shrink, shrink, 3).mean((2, 4)).astype(np.uint8)
+    np.testing.assert_array_equal(board.read(small, LOOKS[name], rows, cols, size=(480, 832))[0], states)
+    assert not np.array_equal(board.read(small, LOOKS[name], rows, cols)[0], states)  # laid out anew, it lies elsewhere
+
+
+def test_reading_at_its_own_size_is_reading():
+    states = random_states(np.random.default_rng(0), LOOKS["maze"], 3, 5, 4)
+    video = board.render(states, LOOKS["maze"], 53, 61)
+    for own, given in zip(
+        board.read(video, LOOKS["maze"], 5, 4), board.read(video, LOOKS["maze"], 5, 4, (53, 61)), strict=True
+    ):
+        np.testing.assert_array_equal(own, given)

@@ -7,6 +7,8 @@ Latents are the posterior's mode, normalised per channel by the config's latents
 Shapes: B videos, T/Y/X video frames/rows/columns, C latent channels, F/H/W latent frames/rows/columns.
 """
 
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,16 +17,20 @@ import torch
 from torch import Tensor
 
 from vrlvr.errors import UserError
+from vrlvr.models.wan_decode import WanDecoder
 
 FRAMES_PER_LATENT = 4  # diffusers' encoder reads its input in groups of four whatever the config
+# Latent positions, of all videos and frames together, that pass the decoder at once: 4 frames of 480x832 behind Wan2.2's VAE.
+# Its largest activation is then 512 channels of 16 frames of 240x416: 1.5 GiB in bfloat16, of which about 4 live at a time.
+MAX_LATENTS = 6240
 
 
 class WanVAECodec:
     """Videos of 1 + 4k frames to latents and back; computes where, and in the dtype in which, the VAE lives."""
 
-    def __init__(self, vae: Any) -> None:
-        """vae: diffusers' AutoencoderKLWan, frozen from here on."""
-        self.vae = vae.eval().requires_grad_(False)
+    def __init__(self, vae: Any, max_latents: int = MAX_LATENTS) -> None:
+        """vae: diffusers' AutoencoderKLWan, frozen from here on. max_latents: bounds the memory of a decode."""
+        self.vae, self.max_latents = vae.eval().requires_grad_(False), max_latents
         config = vae.config
         self.latent_channels: int = config.z_dim
         self.pixels_per_latent: int = 2 ** (len(config.dim_mult) - 1) * (config.patch_size or 1)
@@ -80,10 +86,32 @@ class WanVAECodec:
         latents_BCFHW = self.vae.encode(pixels_BCTYX.to(self.vae.dtype)).latent_dist.mode()
         return (latents_BCFHW.float() - self._mean_C111) / self._std_C111
 
-    @torch.no_grad()
-    def decode(self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor) -> np.ndarray:
-        """Normalised latents -> uint8 RGB video_BTYXC, T = 1 + 4 F."""
+    def decode(self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor, chunk_frames: int | None = None) -> np.ndarray:
+        """Normalised latents -> uint8 RGB video_BTYXC, T = 1 + 4 F.
+
+        chunk_frames: latent frames that pass the decoder at once; by default as many as max_latents allows, and then as
+        many videos. The videos are the same to rounding.
+        """
+        _, _, frames, height, width = latents_BCFHW.shape
+        chunk = chunk_frames or min(frames, max(1, self.max_latents // (height * width)))
+        videos = max(1, self.max_latents // (chunk * height * width))
+        batches = zip(first_latents_BC1HW.split(videos), latents_BCFHW.split(videos), strict=True)
+        return np.concatenate(
+            [torch.cat([levels(p) for p in self.pixels(*batch, chunk)], dim=1).cpu().numpy() for batch in batches]
+        )
+
+    def pixels(self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor, chunk_frames: int) -> Iterator[Tensor]:
+        """Normalised latents -> pixels_BCTYX in [-1, 1] in the VAE's dtype: of the first frame, then of chunk_frames latent
+        frames at a time."""
         latents = torch.cat((first_latents_BC1HW, latents_BCFHW), dim=2).to(self.vae.device, torch.float32)
-        pixels_BCTYX = self.vae.decode((latents * self._std_C111 + self._mean_C111).to(self.vae.dtype)).sample
-        levels = ((pixels_BCTYX.float() + 1) * 127.5).round().clamp(0, 255)
-        return levels.to(torch.uint8).movedim(1, -1).cpu().numpy()
+        return self._decoder.chunks((latents * self._std_C111 + self._mean_C111).to(self.vae.dtype), chunk_frames)
+
+    @cached_property
+    def _decoder(self) -> WanDecoder:
+        """Made when first used, since those who only encode need no copies of its weights."""
+        return WanDecoder(self.vae)
+
+
+def levels(pixels_BCTYX: Tensor) -> Tensor:
+    """Pixels in [-1, 1] -> uint8 levels_BTYXC."""
+    return ((pixels_BCTYX.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1)

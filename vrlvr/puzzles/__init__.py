@@ -76,22 +76,32 @@ def verify(puzzle: Puzzle, video: NDArray[np.uint8]) -> Verdict:
     return room.judge(puzzle, labels, rmse)
 
 
-def verify_many(puzzles: Sequence[Puzzle], videos: NDArray[np.uint8]) -> list[Verdict]:
-    """`verify` over videos_BTYXC, reading all boards of a kind at once."""
+def verify_many(
+    puzzles: Sequence[Puzzle], videos: NDArray[np.uint8], size: tuple[int, int] | None = None
+) -> list[Verdict]:
+    """`verify` over videos_BTYXC, reading all boards of a kind at once.
+
+    size: height and width in which the boards were drawn, if the videos were scaled since.
+    """
     kinds: dict[tuple[str, int, int], list[int]] = {}
     for i, puzzle in enumerate(puzzles):
         kinds.setdefault((puzzle.task, puzzle.rows, puzzle.cols), []).append(i)
     verdicts: dict[int, Verdict] = {}
     for (task, rows, cols), indices in kinds.items():
-        labels, rmse = board.read(videos[indices], ROOMS[task].LOOKS, rows, cols)
+        labels, rmse = board.read(videos[indices], ROOMS[task].LOOKS, rows, cols, size)
         for j, i in enumerate(indices):
             verdicts[i] = ROOMS[task].judge(puzzles[i], labels[j], rmse[j])
     return [verdicts[i] for i in range(len(puzzles))]
 
 
+def to_text(puzzle: Puzzle) -> str:
+    """A puzzle's state and solution as its file holds them: equal for equal puzzles."""
+    return json.dumps(puzzle.to_json(), sort_keys=True) + "\n"
+
+
 def save(puzzle: Puzzle, path: Path) -> None:
     """Writes a puzzle's state and solution as JSON."""
-    path.write_text(json.dumps(puzzle.to_json(), sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(to_text(puzzle), encoding="utf-8")
 
 
 def from_json(data: dict[str, Any]) -> Puzzle:

@@ -101,21 +101,24 @@ def _samples(cell: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 
 
 def read(
-    video: NDArray[np.uint8], looks: NDArray[np.uint8], rows: int, cols: int
+    video: NDArray[np.uint8], looks: NDArray[np.uint8], rows: int, cols: int, size: tuple[int, int] | None = None
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
     """Reads board states off pixels.
 
-    video: uint8 (..., Y, X, 3) with any leading dimensions. looks: uint8 (labels, 2, 3).
+    video: uint8 (..., Y, X, 3) with any leading dimensions. looks: uint8 (labels, 2, 3). size: height and width of the frame
+    in which the board was laid out, if the video was scaled since; each sample is then the pixel that covers its place.
     Returns labels int16 (..., R, K), the nearest look or UNREADABLE, and rmse float32 (..., R, K), the root mean square
     distance in levels between the cell's samples and that look, its rim and its core counting alike.
     """
     *lead, height, width, _ = video.shape
-    place = layout(rows, cols, height, width)
+    place = layout(rows, cols, *(size or (height, width)))
     offsets, weights = _samples(place.cell)
     n = len(offsets)
     ys = (place.top + place.cell * np.arange(rows)[:, None] + offsets).ravel()
     xs = (place.left + place.cell * np.arange(cols)[:, None] + offsets).ravel()
-    if n == place.cell and (height, width) == (rows * n, cols * n):
+    ys = (2 * ys + 1) * height // (2 * place.height)  # ys itself where the video was not scaled
+    xs = (2 * xs + 1) * width // (2 * place.width)
+    if n == place.cell and (height, width) == (rows * n, cols * n) == (place.height, place.width):
         sampled = video
     else:
         sampled = np.take(np.take(video, ys, axis=-3), xs, axis=-2)
