@@ -5,8 +5,8 @@ is described in vrlvr.encoded, which reads it.
 
 What is encoded: of every instance the rendered PNG, which is what evaluation conditions on, as its first latent frame; and
 where videos are wanted, the MP4 with that PNG in place of its own, H.264-coded frame 0, so that the two belong together.
-Encoding is deterministic (the posterior's mode, one video at a time): a run that was broken off goes on shard by shard and
-ends with the same bytes.
+Encoding is deterministic (the posterior's mode, one video at a time, whoever else is in the batch): a run that was broken off
+goes on after its last complete shard, and on a CPU ends with the same bytes.
 
 The text encoder computes in the dtype that is stored, as the pipelines do; the VAE in float32, on GPUs with TF32
 convolutions (PyTorch's default). Latents stored in bfloat16 take half the room; rounding to it changes a value by at most
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -42,13 +42,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Part(NamedTuple):
-    """This process among those that share the work (torchrun's): it makes every size-th shard."""
-
-    rank: int
-    size: int
-
-
 def encode(
     data: Path,
     model: Path,
@@ -64,7 +57,7 @@ def encode(
 
     data: a folder made by `vrlvr data`. model: a folder of a Wan model in Diffusers' layout. tasks: all of the data set by
     default. splits: those to encode. videos: those of them whose videos are encoded, not their first frames alone. device:
-    auto is the GPU if there is one. shard_size: instances in a file. Memory holds one shard's latents and a few videos.
+    auto is the GPU if there is one. shard_size: instances in a file. Memory holds a shard's latents twice and a few videos.
     Under torchrun, the processes share the shards. Raises UserError with one line for input that does not fit, for a folder
     of other content, and where the file system refuses.
     """
@@ -73,19 +66,19 @@ def encode(
     _check(rows, data, tasks, splits, videos, shard_size)
     index = make_index(rows, data, model, splits, videos, dtype, shard_size)
     _open(out, index)
-    part = Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     stored = getattr(torch, dtype)
-    if part.rank == 0 and not encoded.is_intact(out / encoded.PROMPTS):
+    if rank == 0 and not encoded.is_intact(out / encoded.PROMPTS):
         write_shard(out / encoded.PROMPTS, {"text": encode_prompts(index["prompts"], model, where, stored)})
         _free_memory()
-    shards = [*_shards(rows, index).items()][part.rank :: part.size]
+    shards = [*_shards(rows, index).items()][rank::size]
     missing = {name: members for name, members in shards if not encoded.is_intact(out / name)}
     if not missing:
         return
     codec = _load_vae(model, where)
     total = sum(len(members) for _, members in shards)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=part.rank > 0) as progress:
+    with Progress(*columns, disable=rank > 0) as progress:
         done = total - sum(len(members) for members in missing.values())
         bar = progress.add_task(str(out), total=total, completed=done)
         for name, members in missing.items():
@@ -128,7 +121,7 @@ def make_index(
         "shard_size": shard_size,
         "tasks": [*dict.fromkeys(row.task for row in rows)],
         "splits": [split for split in SPLITS if split in splits],
-        "videos": [split for split in SPLITS if split in videos],
+        "videos": [split for split in SPLITS if split in splits and split in videos],
         "latent_shape": list(_latent_shape(model, *size)),
         "prompts": list(prompts),
         "instances": instances,

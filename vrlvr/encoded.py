@@ -99,13 +99,11 @@ class EncodedData:
         """The puzzle of an instance, read from the data set in `data`. Raises UserError if another lies there now."""
         path = data / puzzle_path(stem)
         try:
-            if file_digest(path) != self._place(stem)["puzzle"]:
-                raise UserError(
-                    f"{path} is not the puzzle that {self.folder} encodes; encode {data} into another folder"
-                )
-            return puzzles.load(path)
-        except (OSError, ValueError) as error:
-            raise error if isinstance(error, UserError) else UserError(f"{path} cannot be read ({error})") from error
+            if file_digest(path) == self._place(stem)["puzzle"]:
+                return puzzles.load(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); give the data set that was encoded") from error
+        raise UserError(f"{path} is not the puzzle that {self.folder} encodes; encode {data} into another folder")
 
     def prompt_of(self, stems: Sequence[str]) -> Tensor:
         """Rows of prompt_table, int64 (B,)."""

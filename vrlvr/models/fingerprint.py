@@ -1,4 +1,4 @@
-"""What tells one model's encoders from another's, in a second instead of reading all of their gigabytes."""
+"""What tells one model's encoders from another's, without reading all of their gigabytes."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ def fingerprint(model: Path, *parts: str) -> str:
     """SHA-256 over some components of a model: names, sizes and contents of their JSON, tokenizer and safetensors files.
 
     JSON counts without the entries that say only by which version of a library it was saved. Of files above 16 MiB, 16
-    pieces of 1 MiB at equal distances count: a second instead of minutes, and a changed model differs everywhere.
+    pieces of 1 MiB at equal distances count: training changes weights everywhere, and a cut file changes its size.
     """
     total = hashlib.sha256()
     for part in parts:
