@@ -20,7 +20,7 @@ import numpy as np
 
 from vrlvr import options
 from vrlvr.batches import read_split
-from vrlvr.build import load_codec, load_policy
+from vrlvr.build import load_policy, open_source
 from vrlvr.checkpoint import Checkpoints
 from vrlvr.config import Config, check, num_sde_steps
 from vrlvr.distributed import World
@@ -38,16 +38,17 @@ def predicted_units(config: Config) -> float:
     return (step_0 + config.sampler.num_steps - 1) + 3 * (step_0 + num_sde_steps(config) - 1)
 
 
-def measure(config: Config, source: Path) -> dict[str, float]:
+def measure(config: Config, run: Path) -> dict[str, float]:
     """Mean seconds by phase over the updates after the first (which warms up)."""
-    world, codec = World(), load_codec(source)
-    policy = load_policy(config, codec, world.device, source, "sft-final")
+    world = World()
+    source = open_source(config, run, world.device)
+    policy = load_policy(config, source, world.device, run, "sft-final")
     reference = copy.deepcopy(policy).requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder)
         with RunLog(run_dir) as log:
             checkpoints = Checkpoints(run_dir, world, resume=False)
-            train_grpo(config, world, log, checkpoints, policy, reference, codec, read_split(source, "val"))
+            train_grpo(config, world, log, checkpoints, policy, reference, source, read_split(run, "val"))
         rows = read_metrics(run_dir / "metrics.jsonl")[1:]
     means = {phase: float(np.mean([row[phase] for row in rows])) for phase in (*PHASES, "seconds_cpu")}
     return means | {"seconds": sum(means[phase] for phase in PHASES)}

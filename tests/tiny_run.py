@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from vrlvr import options
-from vrlvr.batches import Prompts, generate, prompts_of, videos_of
+from vrlvr.batches import Prompts, generate, videos_of
 from vrlvr.build import build_policy
 from vrlvr.config import Config
 from vrlvr.models.tiny_codec import TinyCodec
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
+from vrlvr.source import Rendered
 
 CPU = torch.device("cpu")
 ARGUMENTS = ["--config", str(Path(__file__).parent / "assets" / "debug.yaml")]
@@ -36,7 +37,7 @@ def tiny_codec(config: Config) -> TinyCodec:
 
 def random_policy(config: Config, codec: TinyCodec, seed: int = 0) -> Policy:
     """A policy whose velocity is not zero, as that of a fresh one is."""
-    policy = build_policy(config, codec, CPU)
+    policy = build_policy(config, Rendered(config, codec, CPU), CPU)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in policy.parameters():
@@ -45,7 +46,7 @@ def random_policy(config: Config, codec: TinyCodec, seed: int = 0) -> Policy:
 
 
 def tiny_prompts(config: Config, codec: TinyCodec, number: int) -> Prompts:
-    return prompts_of(tiny_puzzles(config, number), config, codec, CPU)
+    return Rendered(config, codec, CPU).prompts(tiny_puzzles(config, number))
 
 
 def planned_latents(prompts: Prompts, config: Config, codec: TinyCodec) -> Tensor:

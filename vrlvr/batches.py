@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vrlvr import puzzles
 from vrlvr.config import Config, DataConfig
 from vrlvr.distributed import World
 from vrlvr.errors import UserError
-from vrlvr.models.codec import Codec
 from vrlvr.puzzles import Puzzle
 
 _MAX_DRAWS = 10  # draws a wanted puzzle, before a split is taken to be exhausted
@@ -41,9 +39,13 @@ def generate(config: Config, split: str, task: str, index: int) -> Puzzle:
 
 
 def generate_all(config: Config, world: World, split: str, number: int) -> dict[str, list[Puzzle]]:
-    """`number` puzzles of every task, each rank making its share; with data.dir set, `train` and `test` are read there."""
-    if config.data.dir and split in ("train", "test"):
-        return {task: _read(Path(config.data.dir), split, task, number) for task in config.data.tasks}
+    """`number` puzzles of every task, each rank making its share; with data.dir set, `train` and `test` are read there.
+
+    With data.encoded set `val` is read there too: the last of the training split, which no other split then holds.
+    """
+    data = config.data
+    if data.dir and (data.encoded or split in ("train", "test")):
+        return {task: _read(Path(data.dir), split, task, number, data) for task in data.tasks}
     return {task: _draw(config, world, split, task, number) for task in config.data.tasks}
 
 
@@ -77,15 +79,17 @@ def read_split(run_dir: Path, split: str) -> dict[str, list[Puzzle]]:
     return by_task
 
 
-def _read(folder: Path, split: str, task: str, number: int) -> list[Puzzle]:
-    paths = sorted((folder / split / task).glob("*.json"))[:number]
-    if len(paths) < number:
+def _read(folder: Path, split: str, task: str, number: int, data: DataConfig) -> list[Puzzle]:
+    where = folder / ("train" if split == "val" else split) / task
+    paths = sorted(where.glob("*.json"))
+    kept = data.num_val if data.encoded and split == "train" else 0  # for validation
+    if len(paths) < number + kept:
         raise UserError(
-            f"{folder / split / task} holds {len(paths)} puzzles, {number} are asked for; make more with `vrlvr data` or "
-            f"lower data.num_{split}"
+            f"{where} holds {len(paths)} puzzles, {number + kept} are asked for; make more with `vrlvr data` or lower "
+            f"data.num_{split}"
         )
     with _user_errors():
-        return [puzzles.load(path) for path in paths]
+        return [puzzles.load(path) for path in (paths[-number:] if split == "val" else paths[:number])]
 
 
 def videos_of(batch: Sequence[Puzzle], data: DataConfig) -> np.ndarray:
@@ -97,15 +101,8 @@ def videos_of(batch: Sequence[Puzzle], data: DataConfig) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What conditions the model on B puzzles."""
+    """What conditions the model on B puzzles. prompt_B: int64 rows of the policy's text table."""
 
     puzzles: list[Puzzle]
     first_BC1HW: Tensor
     prompt_B: Tensor
-
-
-def prompts_of(batch: Sequence[Puzzle], config: Config, codec: Codec, device: torch.device) -> Prompts:
-    """First frames, encoded, and task numbers."""
-    frames = np.stack([puzzles.render_first_frame(p, config.data.height, config.data.width) for p in batch])
-    prompt_B = torch.tensor([config.data.tasks.index(p.task) for p in batch], device=device)
-    return Prompts(list(batch), codec.encode_first(frames).to(device), prompt_B)

@@ -1,4 +1,4 @@
-"""Policies and codecs: made from a configuration, or read from a run."""
+"""Policies, codecs and sources of puzzles: made from a configuration, or read from a run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,19 +8,42 @@ import torch
 from vrlvr.checkpoint import read_tensors, write_folder
 from vrlvr.config import Config
 from vrlvr.distributed import World
+from vrlvr.encoded import EncodedData
+from vrlvr.errors import UserError
 from vrlvr.memory import choose_policy
-from vrlvr.models.codec import Codec
 from vrlvr.models.dit import WanConfig, WanTransformer
 from vrlvr.models.recompute import Policy as RecomputePolicy
-from vrlvr.models.text import TaskEmbedding
+from vrlvr.models.text import FrozenText, TaskEmbedding
 from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.models.wan import conditioning_of, load_transformer
+from vrlvr.models.wan_vae import WanVAECodec
 from vrlvr.policy import Policy
+from vrlvr.source import Encoded, Rendered, Source
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def build_policy(config: Config, codec: Codec, device: torch.device) -> Policy:
-    """A policy from scratch, the same on every rank and for every number of ranks."""
+def open_source(config: Config, run_dir: Path, device: torch.device) -> Source:
+    """What the stages after `data` read puzzles' tensors from. Raises UserError for one of another model or size, or none."""
+    model, data = config.model, config.data
+    if model.path is None:
+        return Rendered(config, load_codec(run_dir), device)
+    assert data.encoded is not None
+    encoded = EncodedData(Path(data.encoded))
+    encoded.check(Path(model.path), data.height, data.width, data.num_frames)
+    codec = WanVAECodec.from_pretrained(Path(model.path) / "vae", device, DTYPES[model.dtype])
+    return Encoded(config, codec, device, encoded)
+
+
+def build_policy(config: Config, source: Source, device: torch.device) -> Policy:
+    """The policy before any training, the same on every rank and for every number of ranks: the folder model.path, or random
+    weights. Raises UserError for a folder whose model does not fit.
+    """
     torch.manual_seed(config.seed)
-    model, channels = config.model, codec.latent_channels
+    model = config.model
+    if isinstance(source, Encoded):
+        return _pretrained_policy(config, source, device)
+    channels = source.codec.latent_channels
     dit = WanTransformer(
         WanConfig(
             patch_size=model.patch_size,
@@ -39,9 +62,24 @@ def build_policy(config: Config, codec: Codec, device: torch.device) -> Policy:
     return Policy(dit, TaskEmbedding(len(config.data.tasks), model.text_dim), model.conditioning).to(device)
 
 
-def load_policy(config: Config, codec: Codec, device: torch.device, run_dir: Path, name: str) -> Policy:
+def _pretrained_policy(config: Config, source: Encoded, device: torch.device) -> Policy:
+    model = config.model
+    folder, dtype, lora = Path(model.path or ""), DTYPES[model.dtype], model.lora
+    if conditioning_of(folder) != "pin":
+        raise UserError(
+            f"{folder} takes its first frame by channel (an I2V model); only TI2V models are trained, as Wan2.2-TI2V-5B"
+        )
+    dit = load_transformer(folder, device, dtype, attention=model.attention)
+    if lora.rank > 0:
+        from vrlvr.lora import add_lora  # needs peft
+
+        add_lora(dit, lora.rank, lora.alpha, lora.targets, config.seed)
+    return Policy(dit, FrozenText(source.data.prompt_table.to(device)), "pin")
+
+
+def load_policy(config: Config, source: Source, device: torch.device, run_dir: Path, name: str) -> Policy:
     """The moving average of a checkpoint, ready to be trained on. Raises UserError if the run has no such checkpoint."""
-    policy = build_policy(config, codec, device)
+    policy = build_policy(config, source, device)
     policy.load_state_dict(read_tensors(run_dir / "checkpoints" / name, "ema"))
     return policy
 

@@ -26,6 +26,7 @@ class DataConfig:
     frames_per_move: frames that a move lasts in the planner's videos.
     num_train: solved puzzles a task for SFT. num_val, num_test: puzzles a task to validate and to test on.
     dir: a folder made by `vrlvr data`, whose train and test puzzles are used instead of generated ones.
+    encoded: a folder made by `vrlvr encode` of such a one: latents of videos and first frames, and the prompts' embeddings.
     """
 
     tasks: list[str] = field(default_factory=lambda: list(ROOMS))
@@ -37,21 +38,42 @@ class DataConfig:
     num_val: int = 64
     num_test: int = 400
     dir: str | None = None
+    encoded: str | None = None
     maze: MazeDifficulty = field(default_factory=MazeDifficulty)
     flowfree: FlowFreeDifficulty = field(default_factory=lambda: FlowFreeDifficulty(mixes=((5, 5), (6, 5))))
     sokoban: SokobanDifficulty = field(default_factory=SokobanDifficulty)
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters (Hu et al. 2021) in place of full fine-tuning. rank 0: none. alpha: their scale is alpha / rank.
+
+    targets: ends of module names in the transformer's blocks.
+    """
+
+    rank: int = 0
+    alpha: float = 64.0
+    targets: list[str] = field(
+        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
+    )
+
+
+@dataclass
 class ModelConfig:
     """The diffusion transformer: its sizes, by the names of diffusers' config.json, and how it is computed.
 
+    path: a folder of a Wan model in Diffusers' layout, whose transformer is trained on and whose VAE and text encoder made
+    data.encoded; the sizes below are then the folder's. dtype: of the weights in computation; the optimizer keeps float32
+    masters of bfloat16 ones. lora: adapters instead of full fine-tuning.
     conditioning: pin (first frame as clean tokens, Wan2.2-TI2V) or concat (by channel, Wan2.2-I2V).
     attention: a backend of vrlvr.models.attention, for rollout and replay alike; auto: the best of this GPU's architecture.
     recompute: what the backward pass computes anew: none, selective (all but matrix products and attention) or full; auto:
     the least that fits in the GPU's memory.
     """
 
+    path: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: LoraConfig = field(default_factory=LoraConfig)
     num_attention_heads: int = 4
     attention_head_dim: int = 16
     num_layers: int = 4
@@ -148,6 +170,16 @@ class EvalConfig:
 
 
 @dataclass
+class EngineConfig:
+    """How several GPUs share the work. zero_stage: what DeepSpeed's ZeRO spreads over them: 0 nothing (plain data
+    parallelism, no DeepSpeed needed), 1 optimizer state, 2 and gradients, 3 and weights. offload: optimizer state to the CPU.
+    """
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: bool = False
+
+
+@dataclass
 class Config:
     """A whole run: run_dir receives everything; stage picks a part; resume auto goes on from the last checkpoint.
 
@@ -161,6 +193,7 @@ class Config:
     init_from: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
@@ -205,6 +238,7 @@ def check(config: Config, world_size: int = 1) -> None:
         )
     if grpo.tail_steps is not None and grpo.tail_steps < 1:
         raise UserError(f"grpo.tail_steps={grpo.tail_steps} must be at least 1; leave it out (null) for the full grid")
+    _check_wan(config)
     for task in data.tasks if data.dir is None else []:
         board = getattr(data, task)
         check_board(task, board.rows, board.cols, data.height, data.width)
@@ -250,3 +284,23 @@ def check(config: Config, world_size: int = 1) -> None:
             raise UserError(f"{name}={value} must be at least {least}; raise it")
     if not 0 < grpo.keep_fraction <= 1:
         raise UserError(f"grpo.keep_fraction={grpo.keep_fraction} must lie in (0, 1]; use 1 to keep every sample")
+
+
+def _check_wan(config: Config) -> None:
+    """The options of a pretrained model hang together."""
+    data, model = config.data, config.model
+    if (model.path is None) != (data.encoded is None):
+        given, missing = ("model.path", "data.encoded") if model.path else ("data.encoded", "model.path")
+        raise UserError(f"{given} is given without {missing}; give both, with the folder that `vrlvr encode` made")
+    if model.path is None:
+        if model.lora.rank > 0:
+            raise UserError(
+                f"model.lora.rank={model.lora.rank} needs a pretrained model; give model.path, or use rank 0"
+            )
+        return
+    if data.dir is None:
+        raise UserError("data.encoded needs the data set that was encoded; give its folder as data.dir")
+    if model.conditioning != "pin":
+        raise UserError(
+            f"model.conditioning={model.conditioning} does not fit a pretrained TI2V model; use model.conditioning=pin"
+        )

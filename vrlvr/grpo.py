@@ -13,23 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vrlvr.batches import generate, prompts_of
 from vrlvr.build import set_recompute
 from vrlvr.checkpoint import Checkpoints, TrainState
 from vrlvr.config import Config, num_sde_steps, reward_weights
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
 from vrlvr.evaluation.run import success_by_task
-from vrlvr.models.codec import Codec
 from vrlvr.optim import adamw, clip_gradients, cosine_decay, set_lr
 from vrlvr.phases import phase
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
+from vrlvr.reference import Reference
 from vrlvr.rollout import FrozenVelocity
 from vrlvr.run_log import RunLog
 from vrlvr.sampling import sample
 from vrlvr.scoring import group_advantages, score, score_scalars, shuffled
 from vrlvr.sde import plan_steps, sigma_schedule
+from vrlvr.source import Source
 from vrlvr.update import accumulate_gradients, build_replay
 
 GRPO_STREAM = 3
@@ -48,14 +48,13 @@ def train_grpo(
     log: RunLog,
     checkpoints: Checkpoints,
     policy: Policy,
-    reference: Policy,
-    codec: Codec,
+    reference: Reference,
+    source: Source,
     val: dict[str, list[Puzzle]],
 ) -> Policy:
     """Trains the policy in place and returns its moving average. reference: the frozen SFT policy."""
     grpo, window = config.grpo, num_sde_steps(config)
-    data, device = config.data, world.device
-    shape = codec.latent_shape(data.num_frames, data.height, data.width)
+    shape, device = source.latent_shape, world.device
     steps = plan_steps(rollout_sigmas(config), grpo.sampler, grpo.noise_level, window)
     optimizer, ema, progress = adamw(policy, grpo.lr, grpo.weight_decay), Ema(policy, grpo.ema_decay), Progress()
     weights = reward_weights(config)
@@ -70,7 +69,7 @@ def train_grpo(
 
         begin, cpu_begin = time.perf_counter(), time.process_time()
         numbers = [progress.step * grpo.puzzles + i for i in world.share(grpo.puzzles)]
-        prompts = prompts_of([puzzle_number(config, n) for n in numbers], config, codec, device)
+        prompts = source.prompts([source.rl_puzzle(n) for n in numbers])
         samples_B = torch.tensor(
             [n * grpo.group_size + g for n in numbers for g in range(grpo.group_size)], device=device
         )
@@ -82,7 +81,7 @@ def train_grpo(
         rolled_out = time.perf_counter()
 
         with phase("score"):
-            scores = score(prompts, trajectory.latents_BCFHW, codec, weights)
+            scores = score(prompts, trajectory.latents_BCFHW, source.codec, weights)
         with phase("advantage"):
             advantage_PG = group_advantages(scores.reward_PG, grpo.advantage_eps)
             zero_spread = (advantage_PG == 0).all(1).double().tolist()
@@ -110,7 +109,7 @@ def train_grpo(
         scalars["seconds_cpu"] = [world.size * cpu]  # the mean over ranks is then their sum
         means = average_over_ranks(world, scalars) | {"lr": lr}
         if progress.step % grpo.validate_every == 0:
-            success = success_by_task(config, world, ema.model, codec, val, noise_seed=0)
+            success = success_by_task(config, world, ema.model, source, val, noise_seed=0)
             means["val_success"] = float(np.mean(list(success.values())))
             means |= {f"val_success_{task}": value for task, value in success.items()}
         log.log("grpo", progress.step, grpo.updates, **means)
@@ -125,12 +124,6 @@ def rollout_sigmas(config: Config) -> list[float]:
     steps, window, tail = config.sampler.num_steps, num_sde_steps(config), config.grpo.tail_steps
     coarse = None if tail is None else min(tail, steps - window)
     return sigma_schedule(steps, config.sampler.shift, window, coarse)
-
-
-def puzzle_number(config: Config, number: int) -> Puzzle:
-    """The RL puzzle of a global number: tasks take turns as `mix` says."""
-    cycle = [task for task in config.data.tasks for _ in range(config.grpo.mix.get(task, 1))]
-    return generate(config, "rl", cycle[number % len(cycle)], number)
 
 
 def average_over_ranks(world: World, values: dict[str, list[float]]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vrlvr.models.dit import TextContext, WanTransformer
-from vrlvr.models.text import TaskEmbedding
+from vrlvr.models.text import FrozenText, TaskEmbedding
 
 Conditioning = Literal["pin", "concat"]
 
@@ -21,7 +21,7 @@ class Policy(nn.Module):
     concat: it is concatenated to every generated frame by channel (Wan2.2-I2V-A14B's way; half the tokens on tiny clips).
     """
 
-    def __init__(self, dit: WanTransformer, text: TaskEmbedding, conditioning: Conditioning):
+    def __init__(self, dit: WanTransformer, text: TaskEmbedding | FrozenText, conditioning: Conditioning):
         super().__init__()
         self.dit, self.text, self.conditioning = dit, text, conditioning
 

@@ -6,20 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vrlvr.batches import prompts_of, videos_of
 from vrlvr.build import set_recompute
 from vrlvr.checkpoint import Checkpoints, TrainState
 from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
 from vrlvr.evaluation.run import success_by_task
-from vrlvr.models.codec import Codec
 from vrlvr.optim import adamw, clip_gradients, set_lr
 from vrlvr.phases import phase
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
 from vrlvr.run_log import RunLog
 from vrlvr.sde import shifted
+from vrlvr.source import Source, TrainingSet
 from vrlvr_kernels.philox import normal
 
 SFT_STREAM = 2
@@ -40,21 +39,20 @@ def train_sft(
     log: RunLog,
     checkpoints: Checkpoints,
     policy: Policy,
-    codec: Codec,
+    source: Source,
     train: dict[str, list[Puzzle]],
     val: dict[str, list[Puzzle]],
 ) -> Policy:
     """Trains the policy in place and returns its moving average."""
     sft = config.sft
-    data = {task: _Encoded.of(batch, config, codec, world.device) for task, batch in train.items()}
+    data = {task: source.training_set(batch) for task, batch in train.items()}
     epoch_size = sum(len(batch) for batch in train.values())
     optimizer = adamw(policy, sft.lr, sft.weight_decay)
     ema = Ema(policy, sft.ema_decay)
     progress = Progress(success=dict.fromkeys(config.data.tasks, 0.0))
     state = TrainState(policy, ema, optimizer, progress)
     checkpoints.restore("sft", state)
-    shape = codec.latent_shape(config.data.num_frames, config.data.height, config.data.width)
-    set_recompute(config, policy, shape, rows=len(world.share(sft.batch_size)))
+    set_recompute(config, policy, source.latent_shape, rows=len(world.share(sft.batch_size)))
     while progress.step < (progress.stop_at or sft.max_steps):
         progress.step += 1
         lr = set_lr(optimizer, sft.lr * _lr_factor(progress, config))
@@ -71,7 +69,7 @@ def train_sft(
 
         scalars = {"loss": world.sum(loss.detach()).item(), "lr": lr, "grad_norm": grad_norm}
         if progress.step % sft.validate_every == 0:
-            progress.success = success_by_task(config, world, ema.model, codec, val, noise_seed=progress.step)
+            progress.success = success_by_task(config, world, ema.model, source, val, noise_seed=progress.step)
             mean = float(np.mean(list(progress.success.values())))
             scalars |= {"val_success": mean} | {f"val_success_{t}": s for t, s in progress.success.items()}
             if sft.stop_success is not None and progress.stop_at is None and mean >= sft.stop_success:
@@ -91,20 +89,8 @@ def _lr_factor(progress: Progress, config: Config) -> float:
     return min(1.0, progress.step / max(1, sft.warmup_steps), left / max(1, sft.cooldown_steps))
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    x0: Tensor
-    first: Tensor
-    prompt: Tensor
-
-    @classmethod
-    def of(cls, batch: list[Puzzle], config: Config, codec: Codec, device: torch.device) -> "_Encoded":
-        prompts = prompts_of(batch, config, codec, device)
-        return cls(codec.encode(videos_of(batch, config.data)).to(device), prompts.first_BC1HW, prompts.prompt_B)
-
-
 def _draw(
-    config: Config, world: World, data: dict[str, _Encoded], progress: Progress
+    config: Config, world: World, data: dict[str, TrainingSet], progress: Progress
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """This rank's part of the step's batch, a pure function of (seed, step, task mix): x0, first, prompt, sigma, noise.
 
@@ -118,8 +104,8 @@ def _draw(
     strata = (rng.permutation(size) + rng.random(size)) / size
     encoded = list(data.values())
     mine = world.share(size)
-    rows = [(encoded[tasks[i]], int(picks[i] * len(encoded[tasks[i]].x0))) for i in mine]
-    x0, first, prompt_B = (torch.stack([getattr(e, name)[i] for e, i in rows]) for name in ("x0", "first", "prompt"))
+    rows = [encoded[tasks[i]].row(int(picks[i] * len(encoded[tasks[i]]))) for i in mine]
+    x0, first, prompt_B = (torch.stack(tensors) for tensors in zip(*rows, strict=True))
     sigma_B = torch.tensor([shifted(float(strata[i]), config.sampler.shift) for i in mine], device=world.device).float()
     samples_B = torch.tensor([step * size + i for i in mine], device=world.device)
     noise = normal(config.seed, SFT_STREAM, samples_B, 0, x0[0].numel()).view_as(x0)

@@ -3,7 +3,6 @@
 torchrun vrlvr/train.py [--config configs/X.yaml] [--stage data|sft|grpo|eval|all] [--section.field VALUE ...]
 """
 
-import copy
 import json
 import os
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from vrlvr import options
 from vrlvr.atomic_write import write_text
 from vrlvr.batches import generate_all, read_split, videos_of
-from vrlvr.build import build_policy, load_codec, load_policy, save_codec
+from vrlvr.build import build_policy, load_policy, open_source, save_codec
 from vrlvr.checkpoint import Checkpoints
 from vrlvr.config import Config, check
 from vrlvr.distributed import World, end_world, start_world
@@ -24,6 +23,7 @@ from vrlvr.evaluation.run import evaluate_systems
 from vrlvr.evaluation.tables import print_table, read_gains, read_results
 from vrlvr.grpo import train_grpo
 from vrlvr.models.tiny_codec import TinyCodec
+from vrlvr.reference import frozen
 from vrlvr.run_dir import facts, open_run
 from vrlvr.run_log import RunLog
 from vrlvr.sft import train_sft
@@ -80,7 +80,10 @@ def make_data(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
 
     Raises UserError if no puzzle of the configured difficulty is found, or one does not fit the video.
     """
-    if config.resume == "auto" and (run_dir / "codec").exists():
+    if (
+        config.resume == "auto"
+        and (run_dir / ("codec" if config.model.path is None else "puzzles/train.jsonl")).exists()
+    ):
         return
     sizes = {"test": config.data.num_test, "val": config.data.num_val, "train": config.data.num_train}
     for i, (split, number) in enumerate(sizes.items(), start=1):
@@ -89,35 +92,36 @@ def make_data(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
             lines = [json.dumps(p.to_json(), sort_keys=True) for batch in split_puzzles.values() for p in batch]
             write_text(run_dir / "puzzles" / f"{split}.jsonl", "\n".join(lines) + "\n")
         log.log("data", i, len(sizes), num_puzzles=number * len(split_puzzles))
-    sample = [p for batch in split_puzzles.values() for p in batch[:_CODEC_SAMPLE]]
-    save_codec(TinyCodec.fit(videos_of(sample, config.data)), run_dir, world)
+    if config.model.path is None:
+        sample = [p for batch in split_puzzles.values() for p in batch[:_CODEC_SAMPLE]]
+        save_codec(TinyCodec.fit(videos_of(sample, config.data)), run_dir, world)
 
 
 def run_sft(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
-    """Trains from scratch on the planner's videos."""
-    codec = load_codec(run_dir)
+    """Trains on the planner's videos, from scratch or from model.path."""
+    source = open_source(config, run_dir, world.device)
     checkpoints = Checkpoints(run_dir, world, config.resume == "auto")
-    policy = build_policy(config, codec, world.device)
-    train_sft(config, world, log, checkpoints, policy, codec, read_split(run_dir, "train"), read_split(run_dir, "val"))
+    policy = build_policy(config, source, world.device)
+    train_sft(config, world, log, checkpoints, policy, source, read_split(run_dir, "train"), read_split(run_dir, "val"))
 
 
 def run_grpo(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
     """Trains the SFT policy by reinforcement."""
-    codec = load_codec(run_dir)
+    source = open_source(config, run_dir, world.device)
     checkpoints = Checkpoints(run_dir, world, config.resume == "auto")
-    policy = load_policy(config, codec, world.device, run_dir, "sft-final")
-    reference = copy.deepcopy(policy).requires_grad_(False)
-    train_grpo(config, world, log, checkpoints, policy, reference, codec, read_split(run_dir, "val"))
+    policy = load_policy(config, source, world.device, run_dir, "sft-final")
+    reference = frozen(config, policy)
+    train_grpo(config, world, log, checkpoints, policy, reference, source, read_split(run_dir, "val"))
 
 
 def run_eval(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
     """Tests every system that the run has: the untrained policy, SFT, RL."""
-    codec = load_codec(run_dir)
-    systems = {"base": build_policy(config, codec, world.device)}
+    source = open_source(config, run_dir, world.device)
+    systems = {"base": build_policy(config, source, world.device)}
     for name, checkpoint in (("sft", "sft-final"), ("rl", "grpo-final")):
         if (run_dir / "checkpoints" / checkpoint).exists():
-            systems[name] = load_policy(config, codec, world.device, run_dir, checkpoint)
-    evaluate_systems(config, world, log, run_dir, systems, codec, read_split(run_dir, "test"))
+            systems[name] = load_policy(config, source, world.device, run_dir, checkpoint)
+    evaluate_systems(config, world, log, run_dir, systems, source, read_split(run_dir, "test"))
 
 
 STAGES = {"data": make_data, "sft": run_sft, "grpo": run_grpo, "eval": run_eval}

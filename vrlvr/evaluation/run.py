@@ -7,12 +7,10 @@ import numpy as np
 import torch
 
 from vrlvr import puzzles as rooms
-from vrlvr.batches import prompts_of
 from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.evaluation.metrics import mean_gain, paired_gain, summarise
 from vrlvr.evaluation.tables import write_gains, write_results
-from vrlvr.models.codec import Codec
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
 from vrlvr.puzzles.verdict import Verdict
@@ -20,6 +18,7 @@ from vrlvr.rollout import FrozenVelocity
 from vrlvr.run_log import RunLog
 from vrlvr.sampling import sample
 from vrlvr.sde import ODE, plan_steps, sigma_schedule
+from vrlvr.source import Source
 from vrlvr.video_io import grid, write_gif
 
 _EVAL_SEED = 7_000_000_000  # keeps evaluation noise apart from training's
@@ -30,35 +29,39 @@ def generate_videos(
     config: Config,
     device: torch.device,
     policy: Policy,
-    codec: Codec,
+    source: Source,
     batch: list[Puzzle],
     numbers: range,
     noise_seed: int,
 ) -> np.ndarray:
     """One video a puzzle, uint8 videos_BTYXC, by the ODE. A puzzle's noise depends on its number and noise_seed alone."""
-    data = config.data
-    shape = codec.latent_shape(data.num_frames, data.height, data.width)
     steps = plan_steps(sigma_schedule(config.sampler.num_steps, config.sampler.shift), ODE, 0.0, 0)
     velocity, videos = FrozenVelocity(policy, config.eval.batch_size), []
     for start in range(0, len(batch), config.eval.batch_size):
-        prompts = prompts_of(batch[start : start + config.eval.batch_size], config, codec, device)
+        prompts = source.prompts(batch[start : start + config.eval.batch_size])
         velocity.refresh(prompts.prompt_B)
         samples_B = torch.tensor(numbers[start : start + config.eval.batch_size], device=device)
         result = sample(
-            velocity, steps, shape, prompts.first_BC1HW, prompts.prompt_B, samples_B, _EVAL_SEED + noise_seed
+            velocity,
+            steps,
+            source.latent_shape,
+            prompts.first_BC1HW,
+            prompts.prompt_B,
+            samples_B,
+            _EVAL_SEED + noise_seed,
         )
-        videos.append(codec.decode(prompts.first_BC1HW, result.latents_BCFHW))
+        videos.append(source.codec.decode(prompts.first_BC1HW, result.latents_BCFHW))
     return np.concatenate(videos)
 
 
 def judge_policy(
-    config: Config, world: World, policy: Policy, codec: Codec, batch: list[Puzzle], noise_seeds: range
+    config: Config, world: World, policy: Policy, source: Source, batch: list[Puzzle], noise_seeds: range
 ) -> list[list[Verdict]]:
     """For each puzzle one Verdict per noise seed; ranks share the puzzles and all get every verdict."""
     numbers = world.share(len(batch))
     mine = [batch[i] for i in numbers]
     per_seed = [
-        rooms.verify_many(mine, generate_videos(config, world.device, policy, codec, mine, numbers, seed))
+        rooms.verify_many(mine, generate_videos(config, world.device, policy, source, mine, numbers, seed))
         for seed in noise_seeds
     ]
     per_puzzle = [list(verdicts) for verdicts in zip(*per_seed, strict=True)]
@@ -69,13 +72,13 @@ def success_by_task(
     config: Config,
     world: World,
     policy: Policy,
-    codec: Codec,
+    source: Source,
     batches: dict[str, list[Puzzle]],
     noise_seed: int,
 ) -> dict[str, float]:
     """Success rate in [0, 1] of each task, one noise seed."""
     everything = [puzzle for batch in batches.values() for puzzle in batch]
-    verdicts = judge_policy(config, world, policy, codec, everything, range(noise_seed, noise_seed + 1))
+    verdicts = judge_policy(config, world, policy, source, everything, range(noise_seed, noise_seed + 1))
     solved: dict[str, list[bool]] = {task: [] for task in batches}
     for puzzle, (verdict,) in zip(everything, verdicts, strict=True):
         solved[puzzle.task].append(verdict.solved)
@@ -88,7 +91,7 @@ def evaluate_systems(
     log: RunLog,
     run_dir: Path,
     systems: Mapping[str, Policy],
-    codec: Codec,
+    source: Source,
     test: dict[str, list[Puzzle]],
 ) -> None:
     """Judges every system on every task; writes results.json, gains.json, and GIFs of the first rollouts of SFT and RL."""
@@ -96,7 +99,7 @@ def evaluate_systems(
     verdicts: dict[tuple[str, str], list[list[Verdict]]] = {}
     for task, batch in test.items():
         for system, policy in systems.items():
-            verdicts[system, task] = judge_policy(config, world, policy, codec, batch, range(config.eval.noise_seeds))
+            verdicts[system, task] = judge_policy(config, world, policy, source, batch, range(config.eval.noise_seeds))
             row = summarise(system, task, verdicts[system, task])
             rows.append(row)
             done += 1
@@ -108,18 +111,18 @@ def evaluate_systems(
         write_gains(run_dir / "gains.json", [*gains, mean_gain(gains)] if gains else [])
         for system, name in (("sft", "before"), ("rl", "after")):
             if system in systems:
-                _write_rollouts(config, world, run_dir / f"rollouts_{name}.gif", systems[system], codec, test)
+                _write_rollouts(config, world, run_dir / f"rollouts_{name}.gif", systems[system], source, test)
 
 
 def _write_rollouts(
-    config: Config, world: World, path: Path, policy: Policy, codec: Codec, test: dict[str, list[Puzzle]]
+    config: Config, world: World, path: Path, policy: Policy, source: Source, test: dict[str, list[Puzzle]]
 ) -> None:
     """A row of rollouts a task, on the same puzzles and noise for every system; solved ones framed green, others red."""
     columns = min(_SHOWN, *(len(batch) for batch in test.values()))
     videos = []
     for batch in test.values():
         shown = batch[:columns]
-        rollouts = generate_videos(config, world.device, policy, codec, shown, range(len(shown)), noise_seed=0)
+        rollouts = generate_videos(config, world.device, policy, source, shown, range(len(shown)), noise_seed=0)
         verdicts = rooms.verify_many(shown, rollouts)
         videos += [_framed(video, v.solved) for video, v in zip(rollouts, verdicts, strict=True)]
     write_gif(path, grid(np.stack(videos), columns=columns), fps=2, scale=max(1, 64 // config.data.height))

@@ -1,4 +1,4 @@
-"""What the transformer reads as text: an encoder maps a batch of tasks or prompts to text_BLM, L tokens of text_dim."""
+"""What the transformer reads as text: a table maps numbers of tasks or prompts to text_BLM, L tokens of text_dim."""
 
 import torch
 from torch import Tensor, nn
@@ -19,3 +19,17 @@ class TaskEmbedding(nn.Module):
     def forward(self, task_ids_B: Tensor) -> Tensor:
         """Indices of tasks, int64 (B,) -> text_BLM. Raises IndexError for a task that is not in the table."""
         return self.table[task_ids_B]
+
+
+class FrozenText(nn.Module):
+    """Prompts that a text encoder embedded beforehand, in the same place: no parameter, and no part of a checkpoint."""
+
+    table: Tensor
+
+    def __init__(self, table_PLM: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table_PLM, persistent=False)
+
+    def forward(self, prompt_B: Tensor) -> Tensor:
+        """Numbers of prompts, int64 (B,) -> text_BLM."""
+        return self.table[prompt_B]
