@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vrlvr.atomic_write import write_text
+from vrlvr.atomic_write import replacing_folder, write_text
 from vrlvr.errors import UserError
 
 
@@ -27,4 +27,66 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match=r"file\.txt cannot be written \(No space left on device\)"):
         write_text(path, "new")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def folder_of(path: Path, error: BaseException | None = None, **files: str) -> Path:
+    with replacing_folder(path) as partial:
+        assert not list(partial.iterdir())
+        for name, text in files.items():
+            (partial / name).write_text(text)
+        if error:
+            raise error
+    return path
+
+
+def contents(path: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in path.iterdir()}
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "new" / "folder", a="1", b="2")
+    (path / "c").write_text("3")
+    folder_of(path, a="4")
+    assert contents(path) == {"a": "4"}
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("broken_rename", [1, 2])
+def test_a_folder_that_cannot_be_renamed_leaves_the_former(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_rename: int
+) -> None:
+    path = folder_of(tmp_path / "folder", a="1")
+    rename, calls = Path.rename, []
+
+    def refuse(self: Path, target: Path) -> Path:
+        calls.append(self.name)
+        if len(calls) == broken_rename:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match=r"folder cannot be written \(No space left on device\)"):
+        folder_of(path, a="2")
+    assert calls[:broken_rename] == ["folder", ".folder.partial"][:broken_rename]
+    assert contents(path) == {"a": "1"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_folder_leaves_the_former(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "folder", a="1")
+    with pytest.raises(KeyboardInterrupt):
+        folder_of(path, KeyboardInterrupt(), a="2")
+    assert contents(path) == {"a": "1"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_crash_between_the_renames_left_is_brought_back(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "folder", a="1")
+    path.rename(tmp_path / ".folder.former")
+    (tmp_path / ".folder.partial").mkdir()
+    (tmp_path / ".folder.partial" / "b").write_text("half")
+    with pytest.raises(RuntimeError):
+        folder_of(path, RuntimeError(), a="2")
+    assert contents(path) == {"a": "1"}
     assert list(tmp_path.iterdir()) == [path]

@@ -48,13 +48,12 @@ def writing(path: Path) -> Iterator[None]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill, and moves it to `path` at the end, all of it on disk.
 
-    A crash or a full disk leaves the former folder whole; if it comes between the last two renames, then under the name
+    A full disk leaves the former folder as it was; so does a crash, but that one between the last two renames leaves it named
     `.{name}.former`, from which the next call brings it back. Raises UserError if the file system refuses.
     """
     partial, former = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "former"))
     with writing(path):
-        if former.exists() and not path.exists():
-            former.rename(path)
+        _restore(path, former)
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -67,8 +66,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             partial.rename(path)
             _sync(path.parent)
         finally:
+            _restore(path, former)
             shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def _restore(path: Path, former: Path) -> None:
+    if former.exists() and not path.exists():
+        former.rename(path)
 
 
 def _sync(path: Path) -> None:

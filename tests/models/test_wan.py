@@ -144,6 +144,7 @@ def test_ti2v_declares_itself_by_expanded_timesteps(tmp_path: Path, pipeline: st
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == pipeline
     assert not (folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json").exists()
     assert wan.conditioning_of(folder) == "pin"
+    assert even_pipeline(folder).config.expand_timesteps
     assert_same_state(load(folder).state_dict(), stored(folder))
 
 
