@@ -63,7 +63,7 @@ def test_data_then_verify(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["verfy"], "command 'verfy' does not exist; use one of train, data, eval, verify"),
+        (["verfy"], "command 'verfy' does not exist; use one of train, data, encode, eval, verify"),
         (["verify", "solved.mp4"], "puzzle"),
         (["verify", "missing.mp4", "--puzzle", "maze.json"], "missing.mp4"),
         (["verify", "cut.mp4", "--puzzle", "maze.json"], "cut.mp4"),
@@ -89,4 +89,4 @@ def test_bad_input_is_one_line_and_exit_code_2(maze, monkeypatch, capsys, argume
 def test_help_lists_the_commands(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {command} " in shown for command in ("train", "data", "eval", "verify"))
+    assert all(f"\n  {command} " in shown for command in ("train", "data", "encode", "eval", "verify"))

@@ -53,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_wan_folder(tmp_path_factory.mktemp("wan"))
+    return make_wan_folder(tmp_path_factory.mktemp("wan"), max_shard_size="1GB")  # a file each, as published
 
 
 @pytest.fixture(scope="module")
@@ -390,10 +390,10 @@ def test_other_arguments_are_refused(
 
 def test_another_data_set_is_refused(made: EncodedData, model: Path, tmp_path: Path) -> None:
     other = make_data(tmp_path / "other", seed=8)
-    with pytest.raises(UserError, match="was encoded with other (puzzles|prompts)"):
+    with pytest.raises(UserError, match=r"was encoded with other (puzzles|prompts)"):
         run(other, model, made.folder)
     stem = made.stems("train", "sokoban")[0]
-    with pytest.raises(UserError, match="is not the puzzle that .* encodes"):
+    with pytest.raises(UserError, match=r"is not the puzzle that .* encodes"):
         made.puzzle(stem, other)
     with pytest.raises(UserError, match="cannot be read"):
         made.puzzle(stem, tmp_path / "nowhere")
@@ -529,6 +529,7 @@ def test_the_command(made: EncodedData, data: Path, model: Path, tmp_path: Path,
     paths = ["--data", str(data), "--model", str(model), "--out", str(tmp_path / "encoded")]
     assert cli.main(["encode", *paths, "--dtype", "float32", "--shard_size", "3"]) == 0
     assert contents(tmp_path / "encoded") == contents(made.folder)
+    capsys.readouterr()
     assert cli.main(["encode", *paths, "--tasks", "maze,sokoban", "--splits", "train", "--videos", ""]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
