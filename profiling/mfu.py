@@ -99,8 +99,8 @@ def predicted_gib(size: Size, num_tokens: int, batch: int, policy: Policy, devic
 
     inputs = (*random_inputs(size, num_tokens, batch, torch.device("meta")), 1)
     implementation: Implementation = "triton" if device.type == "cuda" else "reference"
-    needed = step_memory(build, inputs, size.config.num_layers, policy, (), implementation)
-    return needed.total / 2**30
+    needed = step_memory(build, inputs, size.config.num_layers, policy, implementation)
+    return (2 * needed.parameters + needed.activations) / 2**30  # gradients in the weights' type, and no optimizer
 
 
 def table(rows: list[dict[str, Any]], say: Callable[[str], None] = print) -> None:

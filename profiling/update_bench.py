@@ -24,10 +24,10 @@ from timing import peak_gib, synchronize
 from torch import Tensor, nn
 
 from vrlvr.batches import Prompts
+from vrlvr.build import fitting_recompute
 from vrlvr.config import Config, GrpoConfig
 from vrlvr.distributed import World
-from vrlvr.memory import choose_policy
-from vrlvr.models.dit import TextContext, WanConfig, WanTransformer
+from vrlvr.models.dit import TextContext, WanTransformer
 from vrlvr.models.recompute import Policy as RecomputePolicy
 from vrlvr.models.text import TaskEmbedding
 from vrlvr.optim import adamw, clip_gradients
@@ -37,7 +37,6 @@ from vrlvr.rollout import FrozenVelocity
 from vrlvr.sampling import INITIAL_STREAM, sample
 from vrlvr.sde import Step, plan_steps, sigma_schedule
 from vrlvr.update import accumulate_gradients, build_replay, kept_samples
-from vrlvr_kernels.launch import Implementation
 from vrlvr_kernels.philox import normal
 
 SEED, NOISE_LEVEL, CLIP_RANGE, SHIFT = 1, 0.7, 1e-3, 5.0
@@ -164,26 +163,7 @@ class Stopwatch:
         self.seconds[name] = time.perf_counter() - begin
 
 
-@cache
-def fitting_policy(
-    config: WanConfig,
-    latents_shape: tuple[int, int, int, int],
-    num_text_tokens: int,
-    dtype: torch.dtype,
-    rows: int,
-    free_gib: int,
-    implementation: Implementation,
-) -> RecomputePolicy:
-    """The least recomputation that fits beside weights, gradients and Adam's two moments."""
-
-    def build(layers: int, policy: RecomputePolicy) -> nn.Module:
-        model = WanTransformer(replace(config, num_layers=layers), recompute=policy)
-        return model.bfloat16() if dtype == torch.bfloat16 else model
-
-    latents = torch.empty(rows, *latents_shape, device="meta")
-    text = torch.empty(rows, num_text_tokens, config.text_dim, dtype=dtype, device="meta")
-    inputs = (latents, torch.empty(rows, device="meta"), text, 1)
-    return choose_policy(build, inputs, config.num_layers, free_gib * 2**30, implementation=implementation)
+fitting = cache(fitting_recompute)  # recipes ask for the same again
 
 
 class Update:
@@ -210,16 +190,16 @@ class Update:
         return deviation
 
     def _fitting_policy(self) -> RecomputePolicy:
-        problem, gpu = self.problem, self.device.type == "cuda"
+        size, gpu = self.problem.size, self.device.type == "cuda"
         free_gib = torch.cuda.mem_get_info(self.device)[0] // 2**30 if gpu else 16
-        size, latents = problem.size, problem.size.latents[problem.num_tokens]
-        return fitting_policy(
+        return fitting(
             size.config,
-            latents,
-            size.num_text_tokens,
+            size.latents[self.problem.num_tokens][1:],
+            (size.num_text_tokens, size.config.text_dim),
+            1,
             size.dtype,
             self.recipe.rows,
-            free_gib,
+            free_gib * 2**30,
             "triton" if gpu else "reference",
         )
 

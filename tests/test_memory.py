@@ -130,10 +130,10 @@ def test_frozen_parameters_have_no_gradient_and_no_state() -> None:
         return model
 
     ffn = 5 * (128 * 512 + 512 + 512 * 128 + 128)
-    needed = step_memory(build, small_inputs("meta"), 5, "none", optimizer_dtypes=(torch.float32, torch.float32, None))
-    assert needed.gradients == 2 * ffn
-    assert needed.optimizer == (4 + 4 + 2) * ffn
-    assert needed.total == needed.parameters + 12 * ffn + needed.activations
+    needed = step_memory(build, small_inputs("meta"), 5, "none")
+    assert needed.gradients == 4 * ffn  # float32, whatever the weights
+    assert needed.optimizer == (4 + 4 + 4) * ffn  # two moments and the masters
+    assert needed.total == needed.parameters + 16 * ffn + needed.activations
     assert needed.activations < step_memory(build_small, small_inputs("meta"), 5, "none").activations
 
 
@@ -141,7 +141,8 @@ def test_5b_on_one_video_of_480x832x81() -> None:
     needed = {policy: step_memory(build_5b, inputs_480x832x81(), 30, policy) for policy in POLICIES}
     tensor = 8190 * 3072 * 2  # bytes of one bfloat16 (tokens, dim)
     kept = (3 + 6 + 14336 / 3072) + 1  # qkv, attention and its projection, q, attention, projection, ffn; the input
-    assert all(9.3 * GIB < memory.parameters == memory.gradients < 9.6 * GIB for memory in needed.values())
+    assert all(9.3 * GIB < memory.parameters < 9.6 * GIB for memory in needed.values())
+    assert all(memory.gradients == 4 * 4_999_787_712 for memory in needed.values())
     assert 30 * kept * tensor < needed["selective"].activations < 30 * 1.25 * kept * tensor
     assert 30 * tensor < needed["full"].activations < 0.5 * needed["selective"].activations
     assert 1.3 * needed["selective"].activations < needed["none"].activations < 60 * GIB
@@ -165,11 +166,11 @@ def test_less_memory_more_recomputation() -> None:
 
 def test_what_is_lacking_is_told() -> None:
     with pytest.raises(UserError) as error:
-        choose_policy(build_5b, inputs_480x832x81(), 30, 40 * GIB)
+        choose_policy(build_5b, inputs_480x832x81(), 30, 80 * GIB)
     message = str(error.value)
     assert "\n" not in message
-    assert "parameters 9.4, gradients 9.4, optimizer 18.9" in message
-    assert "36.0 GiB may be used" in message
+    assert "parameters 9.4, gradients 18.6, optimizer" in message
+    assert "72.0 GiB may be used" in message
 
 
 def test_storages_are_counted_once_and_while_they_are_held() -> None:

@@ -19,6 +19,7 @@ from vrlvr.models.wan import conditioning_of, load_transformer
 from vrlvr.models.wan_vae import WanVAECodec
 from vrlvr.policy import Policy
 from vrlvr.source import Encoded, Rendered, Source
+from vrlvr_kernels.launch import Implementation
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -91,37 +92,47 @@ def set_recompute(config: Config, policy: Policy, latent_shape: tuple[int, int, 
     `vrlvr.memory`; on a CPU nothing. Raises UserError if not even full recomputation fits.
     """
     dit, wanted = policy.dit, config.model.recompute
-    weight = dit.patch_embedding.weight
+    weight, clean = dit.patch_embedding.weight, 1 if policy.conditioning == "pin" else 0
     if wanted != "auto":
         dit.recompute = wanted
     elif weight.is_cuda:
         free, _ = torch.cuda.mem_get_info(weight.device)
         unused = torch.cuda.memory_reserved(weight.device) - torch.cuda.memory_allocated(weight.device)
         own = sum(parameter.nbytes for parameter in policy.parameters())
-        dit.recompute = fitting_recompute(policy, latent_shape, rows, free + unused + own)
+        _, frames, height, width = latent_shape
+        dit.recompute = fitting_recompute(
+            dit.config,
+            (frames + clean, height, width),
+            tuple(policy.text.table.shape[1:]),
+            clean,
+            weight.dtype,
+            rows,
+            free + unused + own,
+        )
 
 
 def fitting_recompute(
-    policy: Policy, latent_shape: tuple[int, int, int, int], rows: int, free_bytes: int
+    config: WanConfig,
+    grid: tuple[int, int, int],
+    text_shape: tuple[int, ...],
+    num_clean_frames: int,
+    dtype: torch.dtype,
+    rows: int,
+    free_bytes: int,
+    implementation: Implementation = "triton",
 ) -> RecomputePolicy:
-    """The least recomputation whose training step fits, see `vrlvr.memory.choose_policy`. rows: of a micro-batch."""
-    dit, dtype = policy.dit, policy.dit.patch_embedding.weight.dtype
-    clean = 1 if policy.conditioning == "pin" else 0
-    _, frames, height, width = latent_shape
-    text = policy.text.table
-    inputs = (
-        torch.empty(rows, dit.config.in_channels, frames + clean, height, width, device="meta"),
-        torch.empty(rows, device="meta"),
-        torch.empty(rows, *text.shape[1:], device="meta"),
-        clean,
-    )
+    """The least recomputation whose full fine-tuning step fits, see `vrlvr.memory.choose_policy`.
+
+    grid: latent frames (the clean ones among them), rows and columns. text_shape: (L, text_dim). rows: of a micro-batch.
+    """
+    latents = torch.empty(rows, config.in_channels, *grid, device="meta")
+    text = torch.empty(rows, *text_shape, dtype=dtype, device="meta")
     return choose_policy(
-        lambda num_layers, recompute: WanTransformer(
-            replace(dit.config, num_layers=num_layers), recompute, dit.attention
-        ).to(dtype),
-        inputs,
-        dit.config.num_layers,
+        lambda num_layers, recompute: WanTransformer(replace(config, num_layers=num_layers), recompute).to(dtype),
+        (latents, torch.empty(rows, device="meta"), text, num_clean_frames),
+        config.num_layers,
         free_bytes,
+        implementation=implementation,
     )
 
 

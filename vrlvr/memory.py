@@ -89,14 +89,12 @@ def step_memory(
     inputs: Sequence[Any],
     num_layers: int,
     policy: Policy,
-    optimizer_dtypes: Sequence[torch.dtype | None] = (None, None),
     implementation: launch.Implementation = "triton",
 ) -> StepMemory:
-    """The memory of a step of the model that `build_model(num_layers, policy)` gives, called on `inputs`.
+    """The memory of a step of the model that `build_model(num_layers, policy)` gives, called on `inputs`, by `MasterAdamW`.
 
     build_model: called on the meta device for one and for two blocks, from which all num_layers follow: they are alike.
     inputs: the arguments of the model, tensors on the meta device, of one micro-batch.
-    optimizer_dtypes: of each tensor that the optimizer keeps beside a trained parameter; None is the parameter's own.
     implementation: of the fused operations, whose temporary tensors differ.
     """
 
@@ -106,8 +104,10 @@ def step_memory(
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return StepMemory(
             parameters=sum(parameter.nbytes for parameter in model.parameters()),
-            gradients=sum(parameter.nbytes for parameter in trained),
-            optimizer=sum(p.numel() * (dtype or p.dtype).itemsize for p in trained for dtype in optimizer_dtypes),
+            gradients=sum(4 * p.numel() for p in trained),
+            optimizer=sum(
+                (8 if p.dtype == torch.float32 else 12) * p.numel() for p in trained
+            ),  # two moments, a master
             activations=traced_peak(model, inputs),
         )
 
