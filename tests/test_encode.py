@@ -214,11 +214,11 @@ def test_a_run_that_was_broken_off_goes_on(
     made: EncodedData, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the third shard: two stay, and only the others are encoded later."""
-    out, encode_videos, batches = tmp_path / "encoded", WanVAECodec.encode, []
+    out, encode_videos, calls = tmp_path / "encoded", WanVAECodec.encode, []
 
     def interrupted(codec: WanVAECodec, videos: np.ndarray) -> torch.Tensor:
-        batches.append(len(videos))
-        if len(batches) == 3:
+        calls.append(len(videos))
+        if len(calls) == 3 + 3 + 1:
             raise KeyboardInterrupt
         return encode_videos(codec, videos)
 
@@ -235,7 +235,7 @@ def test_a_run_that_was_broken_off_goes_on(
     kept = (out / "train-00000.safetensors").stat().st_mtime_ns
     monkeypatch.setattr(UMT5TextEncoder, "from_pretrained", None)  # would raise if it were called
     run(data, model, out)
-    assert batches == [3] * 4
+    assert calls == [1] * (7 + 3)
     assert (out / "train-00000.safetensors").stat().st_mtime_ns == kept
     assert contents(out) == contents(made.folder)
 
@@ -442,7 +442,7 @@ def remove(*names: str) -> Callable[[Path], None]:
     [
         (remove("vae"), "has no vae; give a folder of a Wan model in Diffusers' layout"),
         (remove("tokenizer"), "has no tokenizer; give a folder"),
-        (remove("vae/config.json"), "vae is no readable VAE"),
+        (remove("vae/config.json"), "vae has no readable config.json"),
         (remove("vae/diffusion_pytorch_model.safetensors"), "vae is no readable VAE"),
         (remove("text_encoder/model.safetensors"), "has no readable text encoder"),
         (lambda folder: (folder / "vae/config.json").write_text("[]"), r"vae/config\.json is no model's configuration"),

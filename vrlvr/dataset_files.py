@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +73,18 @@ class Reader:
     size: tuple[int, int, int]
     videos: bool
 
-    def read(self, rows: Sequence[Row]) -> np.ndarray:
-        """video_BTYXC, uint8, T = 1 without videos. Raises UserError for a file that is unreadable or of another size."""
-        return np.stack([self._video(row) if self.videos else self._image(row)[None] for row in rows])
+    def read(self, row: Row) -> np.ndarray:
+        """video_TYXC, uint8, T = 1 without videos; its first frame is the image.
+
+        Raises UserError for a file that is unreadable or of another size.
+        """
+        image_YXC = self._image(row)
+        if not self.videos:
+            return image_YXC[None]
+        video_TYXC = read_mp4(self.data / row.video)
+        self._check(self.data / row.video, video_TYXC.shape, self.size)
+        video_TYXC[0] = image_YXC
+        return video_TYXC
 
     def _image(self, row: Row) -> np.ndarray:
         path = self.data / row.input_image
@@ -85,17 +93,10 @@ class Reader:
                 pixels = np.asarray(image.convert("RGB"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read as an image ({error}); make it anew with `vrlvr data`") from error
-        if pixels.shape != (*self.size[1:], 3):
-            raise self._other_size(path, pixels.shape[:-1])
+        self._check(path, pixels.shape, self.size[1:])
         return pixels
 
-    def _video(self, row: Row) -> np.ndarray:
-        video = read_mp4(self.data / row.video)
-        if video.shape != (*self.size, 3):
-            raise self._other_size(self.data / row.video, video.shape[:-1])
-        video[0] = self._image(row)
-        return video
-
-    def _other_size(self, path: Path, found: tuple[int, ...]) -> UserError:
-        shown = ["x".join(map(str, size)) for size in (found, self.size[-len(found) :])]
-        return UserError(f"{path} has {shown[0]} pixels, the data set {shown[1]}; make it anew with `vrlvr data`")
+    def _check(self, path: Path, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        if found != (*wanted, 3):
+            shown = ["x".join(map(str, size)) for size in (found[:-1], wanted)]
+            raise UserError(f"{path} has {shown[0]} pixels, the data set {shown[1]}; make it anew with `vrlvr data`")

@@ -5,7 +5,7 @@ is described in vrlvr.encoded, which reads it.
 
 What is encoded: of every instance the rendered PNG, which is what evaluation conditions on, as its first latent frame; and
 where videos are wanted, the MP4 with that PNG in place of its own, H.264-coded frame 0, so that the two belong together.
-Encoding is deterministic (the posterior's mode, one video at a time, whoever else is in the batch): a run that was broken off
+Encoding is deterministic (the posterior's mode, one video at a time): a run that was broken off
 goes on after its last complete shard, and on a CPU ends with the same bytes.
 
 The text encoder computes in the dtype that is stored, as the pipelines do; the VAE in float32, on GPUs with TF32
@@ -37,7 +37,7 @@ from vrlvr.models.fingerprint import fingerprints
 from vrlvr.models.umt5 import UMT5TextEncoder
 from vrlvr.models.wan_vae import WanVAECodec
 
-_BATCH = 4  # videos that are read while as many are encoded
+_READERS = 4  # threads that read videos ahead of the encoder
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -75,7 +75,7 @@ def encode(
     missing = {name: members for name, members in shards if not encoded.is_intact(out / name)}
     if not missing:
         return
-    codec = _load_vae(model, where)
+    codec = WanVAECodec.from_pretrained(model / "vae", where)
     total = sum(len(members) for _, members in shards)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=rank > 0) as progress:
@@ -83,7 +83,7 @@ def encode(
         bar = progress.add_task(str(out), total=total, completed=done)
         for name, members in missing.items():
             reader = Reader(data, (index["num_frames"], index["height"], index["width"]), members[0].split in videos)
-            write_shard(out / name, encode_shard(members, reader, codec, stored, lambda n: progress.advance(bar, n)))
+            write_shard(out / name, encode_shard(members, reader, codec, stored, lambda: progress.advance(bar)))
 
 
 def make_index(
@@ -135,15 +135,15 @@ def encode_prompts(prompts: Sequence[str], model: Path, device: torch.device, dt
 
 
 def encode_shard(
-    rows: Sequence[Row], reader: Reader, codec: WanVAECodec, dtype: torch.dtype, advance: Callable[[int], None]
+    rows: Sequence[Row], reader: Reader, codec: WanVAECodec, dtype: torch.dtype, advance: Callable[[], None]
 ) -> dict[str, Tensor]:
-    """A shard's tensors, on the CPU: first_NC1HW, and video_NCFHW if the reader gives videos. advance: told what is done."""
+    """A shard's tensors, on the CPU: first_NC1HW, and video_NCFHW if the reader gives videos. advance: called after each."""
     parts: dict[str, list[Tensor]] = {"first": [], "video": []} if reader.videos else {"first": []}
-    for video_BTYXC in _ahead(reader.read, [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]):
-        parts["first"].append(codec.encode_first(video_BTYXC[:, 0]).to(dtype).cpu())
+    for video_TYXC in _ahead(reader.read, rows):
+        parts["first"].append(codec.encode_first(video_TYXC[:1]).to(dtype).cpu())
         if reader.videos:
-            parts["video"].append(codec.encode(video_BTYXC).to(dtype).cpu())
-        advance(len(video_BTYXC))
+            parts["video"].append(codec.encode(video_TYXC[None]).to(dtype).cpu())
+        advance()
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
@@ -158,12 +158,12 @@ def write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """map(work, items), a thread being one item ahead."""
-    with ThreadPoolExecutor(1) as pool:
+    """map(work, items) by threads that run a few items ahead of what is taken."""
+    with ThreadPoolExecutor(_READERS) as pool:
         pending: deque[Future[Result]] = deque()
         for item in items:
             pending.append(pool.submit(work, item))
-            if len(pending) == 2:
+            if len(pending) > _READERS:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -194,13 +194,6 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _load_vae(model: Path, device: torch.device) -> WanVAECodec:
-    try:
-        return WanVAECodec.from_pretrained(model / "vae", device)
-    except (OSError, SafetensorError) as error:
-        raise _no_vae(model, error) from error
-
-
 def _latent_shape(model: Path, num_frames: int, height: int, width: int) -> tuple[int, ...]:
     """(C, F, H, W) by the VAE's configuration alone: sizes that do not fit are told before anything is encoded."""
     from diffusers import AutoencoderKLWan  # costs seconds
@@ -208,14 +201,10 @@ def _latent_shape(model: Path, num_frames: int, height: int, width: int) -> tupl
     try:
         config = AutoencoderKLWan.load_config(str(model / "vae"), local_files_only=True)
     except OSError as error:
-        raise _no_vae(model, error) from error
+        raise UserError(f"{model / 'vae'} has no readable config.json; download the model again") from error
     with torch.device("meta"):
         codec = WanVAECodec(AutoencoderKLWan.from_config(config))
     return codec.latent_shape(num_frames, height, width)
-
-
-def _no_vae(model: Path, error: Exception) -> UserError:
-    return UserError(f"{model / 'vae'} is no readable VAE ({' '.join(str(error).split())}); download the model again")
 
 
 def _digest(puzzle: Path) -> str:

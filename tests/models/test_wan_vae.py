@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vrlvr.errors import UserError
 from vrlvr.models.wan_vae import WanVAECodec
@@ -159,3 +160,18 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
 
 def _statistics(codec: WanVAECodec) -> tuple[list[float], list[float]]:
     return codec.vae.config.latents_mean, codec.vae.config.latents_std
+
+
+def test_a_checkpoint_that_lacks_weights(tmp_path: Path) -> None:
+    vae = random_vae("wan2.2")
+    vae.save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    save_file({k: v for k, v in weights.items() if k != "encoder.conv_in.weight"}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks encoder\.conv_in\.weight; download the model again"):
+        WanVAECodec.from_pretrained(tmp_path, torch.device("cpu"))
+    for cut in (lambda: path.write_bytes(b"cut"), path.unlink):
+        cut()
+        with pytest.raises(UserError, match=r"is no readable VAE \(.*download the model again") as error:
+            WanVAECodec.from_pretrained(tmp_path, torch.device("cpu"))
+        assert "\n" not in str(error.value)

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from vrlvr.errors import UserError
@@ -40,14 +41,22 @@ class WanVAECodec:
     @classmethod
     def from_pretrained(cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Self:
         """From the `vae` folder of a diffusers checkpoint (config.json and safetensors). It codes one video at a time,
-        which at full size is what memory allows. Raises UserError if the folder holds no such checkpoint."""
+        which at full size is what memory allows. Raises UserError if the folder holds no such checkpoint, or a part of it."""
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} has no config.json; give the `vae` folder of a downloaded Wan model")
         from diffusers import AutoencoderKLWan  # costs seconds, so only those who use it pay
 
-        vae = AutoencoderKLWan.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True).to(device)
+        try:
+            vae, loaded = AutoencoderKLWan.from_pretrained(
+                str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{folder} is no readable VAE ({reason}); download the model again") from error
+        if loaded["missing_keys"]:  # diffusers would go on without them
+            raise UserError(f"{folder} lacks {min(loaded['missing_keys'])}; download the model again")
         vae.enable_slicing()
-        return cls(vae)
+        return cls(vae.to(device))
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, H, W) of the generated latents, without frame 0's. Raises UserError if the sizes do not fit."""
