@@ -63,7 +63,7 @@ def test_data_then_verify(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["verfy"], "command 'verfy' does not exist; use one of train, data, encode, eval, verify"),
+        (["verfy"], "command 'verfy' does not exist; use one of train, data, encode, eval, export, verify"),
         (["verify", "solved.mp4"], "puzzle"),
         (["verify", "missing.mp4", "--puzzle", "maze.json"], "missing.mp4"),
         (["verify", "cut.mp4", "--puzzle", "maze.json"], "cut.mp4"),
@@ -73,6 +73,8 @@ def test_data_then_verify(tmp_path, capsys):
         (["data", "--out", "d", "--num_train", "1", "--num_test", "1", "--num_frames", "6"], "num_frames"),
         (["data", "--out", "d", "--num_train", "1", "--num_test", "1", "--tasks", "chess"], "chess"),
         (["eval", "--run_dir", "nowhere"], "run"),
+        (["export", "--run_dir", "nowhere", "--out", "d", "--format", "merged"], "name a trained run with --run_dir"),
+        (["export", "--run_dir", "nowhere", "--out", "d", "--format", "onnx"], "lora-comfyui"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(maze, monkeypatch, capsys, arguments, told):

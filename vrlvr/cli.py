@@ -1,4 +1,4 @@
-"""The console script: vrlvr train | data | encode | eval | verify."""
+"""The console script: vrlvr train | data | encode | eval | export | verify."""
 
 import argparse
 import json
@@ -20,6 +20,7 @@ USAGE = """usage: vrlvr COMMAND [options]
   data     make puzzle videos:   --out DIR --num_train N --num_test N [--seed S] [--height H] [--width W] ...
   encode   a data set's prompts, first frames and videos by a Wan model's encoders: --data DIR --model DIR --out DIR ...
   eval     test a trained run:   --run_dir DIR
+  export   a trained model for diffusers or ComfyUI: --run_dir DIR --out DIR --format diffusers|merged|lora-diffusers|...
   verify   judge one video:      VIDEO.mp4 --puzzle PUZZLE.json [--json]
 
 `vrlvr COMMAND --help` lists a command's options."""
@@ -83,6 +84,15 @@ def _encode(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _export(arguments: Sequence[str]) -> int:
+    from vrlvr.export import export  # imports torch
+
+    parser = ArgumentParser(prog="vrlvr export", exit_on_error=False)
+    parser.add_function_arguments(export)
+    export(**_parsed(parser, arguments).as_dict())
+    return 0
+
+
 def _verify(arguments: Sequence[str]) -> int:
     """Judges a video. Exit code 0 if it is solved, 1 if not."""
     parser = ArgumentParser(prog="vrlvr verify", exit_on_error=False)
@@ -117,5 +127,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "data": _data,
     "encode": _encode,
     "eval": _eval,
+    "export": _export,
     "verify": _verify,
 }
