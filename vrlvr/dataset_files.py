@@ -90,7 +90,7 @@ class Reader:
         path = self.data / row.input_image
         try:
             with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
+                pixels = np.array(image.convert("RGB"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read as an image ({error}); make it anew with `vrlvr data`") from error
         self._check(path, pixels.shape, self.size[1:])
