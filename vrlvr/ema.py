@@ -9,12 +9,18 @@ from torch import nn
 Model = TypeVar("Model", bound=nn.Module)
 
 
+def frozen_copy(model: Model) -> Model:
+    """A copy without gradients; parameters that are not trained (the weights under LoRA) are shared, not copied."""
+    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+    return copy.deepcopy(model, shared).requires_grad_(False)
+
+
 class Ema(Generic[Model]):
     """`model` holds the average; `update` moves it towards the trained one by 1 - decay. With decay 0 it is the trained one."""
 
     def __init__(self, model: Model, decay: float):
         self.decay = decay
-        self.model: Model = copy.deepcopy(model).requires_grad_(False) if decay > 0 else model
+        self.model: Model = frozen_copy(model) if decay > 0 else model
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -22,6 +28,6 @@ class Ema(Generic[Model]):
         if self.model is model:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages = [p.data for p in self.model.parameters()]
-        values = [p.data for p in model.parameters()]
-        torch._foreach_lerp_(averages, values, 1 - decay)
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        moving = [(average.data, value.data) for average, value in pairs if average is not value]
+        torch._foreach_lerp_([average for average, _ in moving], [value for _, value in moving], 1 - decay)

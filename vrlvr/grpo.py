@@ -23,7 +23,6 @@ from vrlvr.optim import adamw, clip_gradients, cosine_decay, set_lr
 from vrlvr.phases import phase
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
-from vrlvr.reference import Reference
 from vrlvr.rollout import FrozenVelocity
 from vrlvr.run_log import RunLog
 from vrlvr.sampling import sample
@@ -48,7 +47,7 @@ def train_grpo(
     log: RunLog,
     checkpoints: Checkpoints,
     policy: Policy,
-    reference: Reference,
+    reference: Policy,
     source: Source,
     val: dict[str, list[Puzzle]],
 ) -> Policy:

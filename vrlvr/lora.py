@@ -122,32 +122,6 @@ def load_lora_state(dit: WanTransformer, state: Mapping[str, Tensor]) -> None:
         weight.copy_(state[name])
 
 
-@contextmanager
-def adapters_replaced(dit: WanTransformer, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model with the adapters of an earlier `lora_state` (of which `state` holds copies), without gradients.
-
-    They stand in for the present ones, which are not written to: what autograd saved of these stays valid.
-    """
-    layers = _layers(dit)
-    own = {name: (layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight) for name, layer in layers.items()}
-
-    earlier = {
-        name: tuple(nn.Parameter(state[f"{name}.lora_{side}.weight"], requires_grad=False) for side in "AB")
-        for name in layers
-    }
-
-    def place(weights: Mapping[str, tuple[Tensor, ...]]) -> None:
-        for name, layer in layers.items():
-            layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight = weights[name]
-
-    with torch.no_grad():
-        place(earlier)
-        try:
-            yield
-        finally:
-            place(own)
-
-
 @torch.no_grad()
 def merge_lora(dit: WanTransformer) -> None:
     """Adds every adapter to its layer's weight, in float32 before it is rounded to the weight's dtype, and removes it.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vrlvr.models.dit import TextContext
-from vrlvr.reference import Reference
+from vrlvr.policy import Policy
 
 
 class FrozenVelocity:
@@ -17,7 +17,7 @@ class FrozenVelocity:
     reads the weights in place: an optimizer that updates them in place needs a `refresh`, and no new graph.
     """
 
-    def __init__(self, policy: Reference, micro_batch: int, graphs: bool = True) -> None:
+    def __init__(self, policy: Policy, micro_batch: int, graphs: bool = True) -> None:
         self._policy, self._micro_batch = policy, micro_batch
         self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
         self._captures = graphs and torch.cuda.is_available()

@@ -17,13 +17,13 @@ from vrlvr.build import build_policy, load_policy, open_source, save_codec
 from vrlvr.checkpoint import Checkpoints
 from vrlvr.config import Config, check
 from vrlvr.distributed import World, end_world, start_world
+from vrlvr.ema import frozen_copy
 from vrlvr.errors import UserError
 from vrlvr.evaluation.report import write_report, write_results_md
 from vrlvr.evaluation.run import evaluate_systems
 from vrlvr.evaluation.tables import print_table, read_gains, read_results
 from vrlvr.grpo import train_grpo
 from vrlvr.models.tiny_codec import TinyCodec
-from vrlvr.reference import frozen
 from vrlvr.run_dir import facts, open_run
 from vrlvr.run_log import RunLog
 from vrlvr.sft import train_sft
@@ -110,7 +110,8 @@ def run_grpo(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
     source = open_source(config, run_dir, world.device)
     checkpoints = Checkpoints(run_dir, world, config.resume == "auto")
     policy = load_policy(config, source, world.device, run_dir, "sft-final")
-    reference = frozen(config, policy)
+    held = config.grpo.kl_weight > 0 or config.grpo.anchor_weight > 0
+    reference = frozen_copy(policy) if held else policy  # where nothing is held near it, it costs no memory
     train_grpo(config, world, log, checkpoints, policy, reference, source, read_split(run_dir, "val"))
 
 

@@ -17,7 +17,6 @@ from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.phases import phase
 from vrlvr.policy import Policy
-from vrlvr.reference import Reference
 from vrlvr.rollout import FrozenVelocity
 from vrlvr.sampling import Trajectory
 from vrlvr_kernels.grpo_loss import grpo_loss
@@ -169,7 +168,7 @@ def _split(batch: RowBatch, size: int) -> list[RowBatch]:
 
 
 def accumulate_gradients(
-    config: Config, policy: Policy, reference: Reference, replay: Replay, first_pass: bool
+    config: Config, policy: Policy, reference: Policy, replay: Replay, first_pass: bool
 ) -> dict[str, list[float]]:
     """Adds the gradient of the mean loss over all ranks' terms to the policy; returns values to average, by name.
 
