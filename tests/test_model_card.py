@@ -99,6 +99,23 @@ def test_it_tells_what_the_run_was(run: tuple[Path, Config]) -> None:
     assert (run[0] / "config.yaml").read_text() in card
 
 
+def test_a_stage_that_came_later_is_not_told(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    card = model_card(folder, config, "sft-final", "merged")
+    assert "| sft | sft-final | 1234 |" in card
+    assert "This model is row `sft`." in card
+    early = folder / "checkpoints" / "sft-epoch-005"
+    early.mkdir()
+    (early / "state.json").write_text(json.dumps({"stage": "sft", "progress": {"step": 500}}))
+    before = model_card(folder, config, "sft-epoch-005", "merged")
+    assert "| sft | sft-epoch-005 | 500 |" in before
+    assert "sft-final" not in before
+    for text in (card, before):
+        assert "| grpo |" not in text
+        assert "It was the reward" not in text
+    assert "It was the reward" in model_card(folder, config, "grpo-final", "merged")
+
+
 def test_what_was_not_measured_is_not_claimed(run: tuple[Path, Config]) -> None:
     folder, config = run
     assert "it was not evaluated" in model_card(folder, config, "grpo-000100", "merged")

@@ -5,7 +5,6 @@ Whatever comes from files (names, options, command lines) is escaped: it can't a
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +34,7 @@ def model_card(run_dir: Path, config: Config, checkpoint: str, format: str, base
     base_model: the trained model's name on a hub; where it is missing, the one that the download's cache folder tells.
     Raises UserError if the run's files are damaged.
     """
-    run = read_run(run_dir)
+    run, stages = read_run(run_dir), _stages(run_dir / "checkpoints", checkpoint)
     source = Path(config.model.path) if config.model.path else None
     base = base_model or hub_name(source)
     front: dict[str, Any] = {
@@ -43,23 +42,22 @@ def model_card(run_dir: Path, config: Config, checkpoint: str, format: str, base
         "library_name": "diffusers",
         "license": licence_of(source),
         "pipeline_tag": "image-to-video",
-        "tags": ["vrlvr", "video-reasoning", "grpo", *(["lora"] if config.model.lora.rank else [])],
+        "tags": ["vrlvr", "video-reasoning", *(["lora"] if config.model.lora.rank else [])],
     }
     parts = [
         f"---\n{yaml.safe_dump({k: v for k, v in front.items() if v}, sort_keys=False)}---\n",
         f"# {_escaped(run_dir.resolve().name)}, {_escaped(checkpoint)}\n",
         f"A video diffusion model that answers a puzzle ({', '.join(map(task_title, config.data.tasks))}) with the video of "
-        f"its solution, given the first frame and a prompt. Trained from {_escaped(base or (source.name if source else '?'))} "
-        "with vrlvr: supervised on a planner's videos, then by SDE-GRPO with Early-Step Focus, rewarded by a rule-based "
-        "verifier.\n",
+        "its solution, given the first frame and a prompt. Trained with vrlvr from "
+        f"{_escaped(base or (source.name if source else '?'))}, in the stages below.\n",
         "## Use\n",
         _use(config, format, base),
         "## Training\n",
-        _training(run, config, checkpoint),
+        _training(run, config, stages),
         "## Results\n",
         _results(run, config, checkpoint),
         "## Limits\n",
-        _limits(run, config),
+        _limits(run, config, any(state["stage"] == "grpo" for _, state in stages)),
         "## Options\n",
         _fenced(run.config, "yaml"),
     ]
@@ -107,22 +105,26 @@ video = pipeline(image=first_frame, prompt=prompt, height={data.height}, width={
     )
 
 
-def _training(run: Run, config: Config, checkpoint: str) -> str:
-    grpo, lora = config.grpo, config.model.lora
-    reward = grpo.reward if isinstance(grpo.reward, str) else "weights below"
+def _stages(folder: Path, checkpoint: str) -> list[tuple[str, dict[str, Any]]]:
+    """The checkpoints that the model went through, by name, with their stage and step."""
+    states = [(name, _read_state(folder / name / "state.json")) for name in dict.fromkeys(("sft-final", checkpoint))
+              if (folder / name / "state.json").is_file()]  # fmt: skip
+    return states[-1:] if states and states[-1][1]["stage"] == "sft" else states
+
+
+def _training(run: Run, config: Config, stages: list[tuple[str, dict[str, Any]]]) -> str:
+    sft, grpo, lora = config.sft, config.grpo, config.model.lora
+    reward = grpo.reward if isinstance(grpo.reward, str) else "the components weighted below"
     details = {
-        "sft": f"batch {config.sft.batch_size}, learning rate {config.sft.lr:g}",
-        "grpo": f"{grpo.puzzles} puzzles x {grpo.group_size} samples, SDE in the first {num_sde_steps(config)} of "
-        f"{config.sampler.num_steps} steps ({grpo.sampler}), learning rate {grpo.lr:g}, reward: {reward}",
+        "sft": f"flow matching on a planner's videos, batch {sft.batch_size}, learning rate {sft.lr:g}",
+        "grpo": f"SDE-GRPO with Early-Step Focus, {grpo.puzzles} puzzles x {grpo.group_size} samples, noise and gradient in "
+        f"the first {num_sde_steps(config)} of {config.sampler.num_steps} steps ({grpo.sampler}), learning rate {grpo.lr:g}, the "
+        f"reward of the verifier ({reward})",
     }
     lines = ["| stage | checkpoint | steps | how |", "| --- | --- | ---: | --- |"]
-    for name in dict.fromkeys(("sft-final", checkpoint)):
-        if (run.folder / "checkpoints" / name / "state.json").is_file():
-            state = _read_state(run.folder / "checkpoints" / name / "state.json")
-            stage, step = str(state["stage"]), state["progress"]["step"]
-            lines.append(
-                f"| {_escaped(stage)} | {_escaped(name)} | {_escaped(step)} | {_escaped(details.get(stage, ''))} |"
-            )
+    for name, state in stages:
+        cells = (state["stage"], name, state["step"], details.get(state["stage"], ""))
+        lines.append(f"| {' | '.join(map(_escaped, cells))} |")
     weights = f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}" if lora.rank else "all"
     facts = {
         "trained weights": f"{weights}; computed in {config.model.dtype}",
@@ -159,13 +161,13 @@ def _results(run: Run, config: Config, checkpoint: str) -> str:
     )
 
 
-def _limits(run: Run, config: Config) -> str:
+def _limits(run: Run, config: Config, rewarded: bool) -> str:
     data = config.data
     lines = [
         f"It was trained on and measured with computer-drawn puzzles of one look, {data.width}x{data.height} pixels and "
         f"{data.num_frames} frames; other looks, sizes and tasks were not tested.",
-        "Solved means that the verifier above accepted the video. It was the reward as well, so whatever it overlooks may have "
-        "been learned.",
+        "Solved means that the verifier above accepted the video."
+        + (" It was the reward as well, so whatever it overlooks may have been learned." if rewarded else ""),
         "Results hold for vrlvr's own sampler (Euler, the steps and the shift under Use, no classifier-free guidance), not for "
         "other samplers.",
         "A video that looks solved may be wrong: check it, for instance with `vrlvr verify`.",
@@ -175,10 +177,10 @@ def _limits(run: Run, config: Config) -> str:
     return "".join(f"- {line}\n" for line in lines)
 
 
-def _read_state(path: Path) -> Mapping[str, Any]:
+def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return {"stage": state["stage"], "progress": {"step": state["progress"]["step"]}}
+        return {"stage": str(state["stage"]), "step": state["progress"]["step"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no checkpoint's state ({error!r}); export another checkpoint") from error
 
