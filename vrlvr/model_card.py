@@ -118,8 +118,8 @@ def _training(run: Run, config: Config, stages: list[tuple[str, dict[str, Any]]]
     details = {
         "sft": f"flow matching on a planner's videos, batch {sft.batch_size}, learning rate {sft.lr:g}",
         "grpo": f"SDE-GRPO with Early-Step Focus, {grpo.puzzles} puzzles x {grpo.group_size} samples, noise and gradient in "
-        f"the first {num_sde_steps(config)} of {config.sampler.num_steps} steps ({grpo.sampler}), learning rate {grpo.lr:g}, the "
-        f"reward of the verifier ({reward})",
+        f"the first {num_sde_steps(config)} of {config.sampler.num_steps} steps ({grpo.sampler}), learning rate {grpo.lr:g}, "
+        f"the reward of the verifier ({reward})",
     }
     lines = ["| stage | checkpoint | steps | how |", "| --- | --- | ---: | --- |"]
     for name, state in stages:
