@@ -65,8 +65,7 @@ class _Block(nn.Module):
         super().__init__()
         self.space = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1))
         self.time = nn.Conv3d(width, width, (3, 1, 1))
-        nn.init.zeros_(self.time.weight)  # a block starts as the identity
-        nn.init.zeros_(self.time.bias)
+        nn.init.zeros_(self.time.weight)  # a block starts as the identity, but for the time's bias
 
     def forward(self, x: Tensor) -> Tensor:
         h = functional.silu(self.space(functional.silu(x)))

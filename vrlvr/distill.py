@@ -1,0 +1,201 @@
+"""`vrlvr distill-decoder`: a small reward decoder learns from the full VAE what it shows of boards.
+
+Examples are made without end, none is read from disk: puzzles are drawn, solved and rendered, many of the videos spoiled and
+many of their latents perturbed (vrlvr.imperfect); the target is the VAE's full decode of those very latents, averaged down
+to the small size, so that what the VAE makes of a bad latent is learnt too. The full decode is nearly all of the cost: every
+example enters a pool and is trained on several times before newer ones replace it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn import functional
+
+from vrlvr.audit import AuditConfig, agree, disagreement
+from vrlvr.dataset import Recipe, frames_per_move, full_size_difficulties
+from vrlvr.errors import UserError
+from vrlvr.imperfect import draw_video, perturb
+from vrlvr.models.fingerprint import fingerprint
+from vrlvr.models.reward_decoder import RewardDecoder, RewardDecoderConfig
+from vrlvr.models.wan_vae import WanVAECodec, levels
+from vrlvr.optim import cosine_decay, set_lr
+from vrlvr.puzzles import ROOMS, Puzzle, verify_many
+
+TRAIN_SPLIT, TEST_SPLIT = "train", "test"
+_TRAIN_STREAM, _TEST_STREAM = 1, 2
+_TEST_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Training:
+    """steps: batches of `batch` examples from a pool of the newest `pool`; before each, `fresh` new ones enter it."""
+
+    steps: int = 4000
+    batch: int = 4
+    fresh: int = 1
+    pool: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+def distill_decoder(
+    model: Path,
+    out: Path,
+    data: Path | None = None,
+    steps: int = Training.steps,
+    batch: int = Training.batch,
+    fresh: int = Training.fresh,
+    lr: float = Training.lr,
+    seed: int = Training.seed,
+    side: int = RewardDecoderConfig.side,
+    width: int = RewardDecoderConfig.width,
+    depth: int = RewardDecoderConfig.depth,
+    num_test: int = 300,
+    device: str = "auto",
+) -> None:
+    """Makes the folder `out`: config.json, with the agreement on held-out videos, and the weights.
+
+    model: a Wan model's folder, whose VAE is used. data: a folder of `vrlvr data`, for boards and sizes of its videos; by
+    default those of full-size data sets. side: pixels that a latent position gives a side. num_test: held-out videos.
+    device: auto is the GPU if there is one. Raises UserError with one line for input that does not fit.
+    """
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("batch", batch, 1),
+        ("fresh", fresh, 1),
+        ("num_test", num_test, 1),
+    ):
+        if value < least:
+            raise UserError(f"{name}={value} must be at least {least}")
+    vae = fingerprint(model, "vae")
+    codec = WanVAECodec.from_pretrained(model / "vae", where, torch.bfloat16 if where.type == "cuda" else torch.float32)
+    recipe = read_recipe(data)
+    codec.latent_shape(recipe.num_frames, recipe.height, recipe.width)
+    sizes = RewardDecoderConfig(
+        latent_channels=codec.latent_channels,
+        pixels_per_latent=codec.pixels_per_latent,
+        side=side,
+        width=width,
+        depth=depth,
+    )
+    training = Training(steps=steps, batch=batch, fresh=fresh, lr=lr, seed=seed)
+    columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("", total=steps, loss=float("nan"))
+        decoder = distill(codec, recipe, sizes, training, lambda loss: progress.update(bar, advance=1, loss=loss))
+    differ = compare(codec, decoder, recipe, num_test, seed)
+    rate, (low, high) = disagreement(differ)
+    decoder.save(
+        out,
+        {
+            "vae": vae,
+            "training": asdict(training),
+            "videos": recipe.to_json(),
+            "held_out": {"videos": num_test, "disagreement": rate, "disagreement_ci95": [low, high]},
+        },
+    )
+    print(
+        f"{out}: verdicts equal to the full decode's on {1 - rate:.2%} of {num_test} held-out videos "
+        f"(95 % interval {1 - high:.2%} to {1 - low:.2%})"
+    )
+
+
+def read_recipe(data: Path | None) -> Recipe:
+    """Boards and sizes of a data set's videos, or of full-size ones. Raises UserError if `data` is no data set."""
+    if data is None:
+        difficulties = full_size_difficulties()
+        return Recipe(0, 0, 0, 480, 832, 81, frames_per_move(81), tuple(difficulties), difficulties)
+    path = data / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        difficulties = {
+            task: ROOMS[task].Difficulty(**{name: _tuples(value) for name, value in options.items()})
+            for task, options in manifest["difficulties"].items()
+        }
+        return Recipe(**manifest | {"tasks": tuple(manifest["tasks"]), "difficulties": difficulties})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no manifest of a data set ({error!r}); make one with `vrlvr data`") from error
+
+
+def _tuples(value: object) -> object:
+    """JSON's lists as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def distill(
+    codec: WanVAECodec,
+    recipe: Recipe,
+    sizes: RewardDecoderConfig,
+    training: Training,
+    report: Callable[[float], None],
+) -> RewardDecoder:
+    """A decoder trained on the codec's device. report: called after every step with the mean absolute error of [-1, 1].
+
+    Raises UserError if the recipe's boards do not fit its videos.
+    """
+    device = codec.vae.device
+    torch.manual_seed(training.seed)
+    decoder = RewardDecoder(sizes).to(device)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=training.lr, weight_decay=training.weight_decay)
+    pool: list[tuple[Tensor, Tensor]] = []
+    for step in range(training.steps):
+        rng = np.random.default_rng(np.random.SeedSequence([training.seed, _TRAIN_STREAM, step]))
+        numbers = range(step * training.fresh, (step + 1) * training.fresh)
+        _, latents, targets = examples(codec, recipe, sizes, TRAIN_SPLIT, numbers, rng)
+        pool = [*pool, *zip(latents, targets, strict=True)][-training.pool :]
+        drawn = [pool[i] for i in rng.integers(len(pool), size=training.batch)]
+        latents_BCFHW, target_BTYXC = (torch.stack(parts).to(device) for parts in zip(*drawn, strict=True))
+        set_lr(optimizer, training.lr * cosine_decay(step + 1, training.steps, 1.0))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            pixels = decoder(latents_BCFHW)
+        loss = functional.l1_loss(pixels.float(), target_BTYXC.movedim(-1, 1) / 127.5 - 1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        report(loss.item())
+    return decoder.eval().requires_grad_(False)
+
+
+def examples(
+    codec: WanVAECodec,
+    recipe: Recipe,
+    sizes: RewardDecoderConfig,
+    split: str,
+    numbers: Sequence[int],
+    rng: np.random.Generator,
+) -> tuple[list[Puzzle], Tensor, Tensor]:
+    """Puzzles, latents_BCFHW with the first frame's in front, and their decode in small, uint8 video_BTYXC, on the CPU."""
+    try:
+        drawn = [draw_video(recipe, split, number, rng) for number in numbers]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    videos = np.stack([video for _, video in drawn])
+    first, latents = codec.encode_first(videos[:, 0]), perturb(codec.encode(videos), rng)
+    shrink = sizes.pixels_per_latent // sizes.side
+    small = [functional.avg_pool3d(p.float(), (1, shrink, shrink)) for p in codec.pixels(first, latents)]
+    return [puzzle for puzzle, _ in drawn], torch.cat((first, latents), 2).cpu(), levels(torch.cat(small, 2)).cpu()
+
+
+def compare(codec: WanVAECodec, decoder: RewardDecoder, recipe: Recipe, num_videos: int, seed: int) -> list[bool]:
+    """For held-out videos, spoiled and perturbed as in training, whether the two decoders' verdicts differ."""
+    differ: list[bool] = []
+    size = recipe.height, recipe.width
+    for start in range(0, num_videos, _TEST_BATCH):
+        rng = np.random.default_rng(np.random.SeedSequence([seed, _TEST_STREAM, start]))
+        numbers = range(start, min(num_videos, start + _TEST_BATCH))
+        puzzles, latents, _ = examples(codec, recipe, decoder.config, TEST_SPLIT, numbers, rng)
+        small, full = (
+            verify_many(puzzles, source.decode(latents[:, :, :1], latents[:, :, 1:]), size)
+            for source in (decoder, codec)
+        )
+        differ += [not agree(a, b, AuditConfig.tolerance) for a, b in zip(small, full, strict=True)]
+    return differ
