@@ -63,7 +63,10 @@ def test_data_then_verify(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["verfy"], "command 'verfy' does not exist; use one of train, data, encode, eval, export, verify"),
+        (
+            ["verfy"],
+            "command 'verfy' does not exist; use one of train, data, encode, distill-decoder, eval, export, verify",
+        ),
         (["verify", "solved.mp4"], "puzzle"),
         (["verify", "missing.mp4", "--puzzle", "maze.json"], "missing.mp4"),
         (["verify", "cut.mp4", "--puzzle", "maze.json"], "cut.mp4"),

@@ -1,4 +1,4 @@
-"""The console script: vrlvr train | data | encode | eval | export | verify."""
+"""The console script: vrlvr train | data | encode | distill-decoder | eval | export | verify."""
 
 import argparse
 import json
@@ -19,6 +19,8 @@ USAGE = """usage: vrlvr COMMAND [options]
   train    train a video policy: data, SFT, SDE-GRPO, evaluation (all options of configs/*.yaml)
   data     make puzzle videos:   --out DIR --num_train N --num_test N [--seed S] [--height H] [--width W] ...
   encode   a data set's prompts, first frames and videos by a Wan model's encoders: --data DIR --model DIR --out DIR ...
+  distill-decoder
+           a small decoder for rewards, learnt from a Wan model's: --model DIR --out DIR [--data DIR] [--steps N] ...
   eval     test a trained run:   --run_dir DIR
   export   a trained model for diffusers or ComfyUI: --run_dir DIR --out DIR --format diffusers|merged|lora-diffusers|...
   verify   judge one video:      VIDEO.mp4 --puzzle PUZZLE.json [--json]
@@ -93,6 +95,15 @@ def _export(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _distill_decoder(arguments: Sequence[str]) -> int:
+    from vrlvr.distill import distill_decoder
+
+    parser = ArgumentParser(prog="vrlvr distill-decoder", exit_on_error=False)
+    parser.add_function_arguments(distill_decoder)
+    distill_decoder(**_parsed(parser, arguments).as_dict())
+    return 0
+
+
 def _verify(arguments: Sequence[str]) -> int:
     """Judges a video. Exit code 0 if it is solved, 1 if not."""
     parser = ArgumentParser(prog="vrlvr verify", exit_on_error=False)
@@ -126,6 +137,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "data": _data,
     "encode": _encode,
+    "distill-decoder": _distill_decoder,
     "eval": _eval,
     "export": _export,
     "verify": _verify,
