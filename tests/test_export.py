@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wan_folder import make_wan_folder
 
 from vrlvr import options
-from vrlvr.checkpoint import write_folder
+from vrlvr.checkpoint import read_tensors, write_folder
 from vrlvr.cli import main
 from vrlvr.errors import UserError
 from vrlvr.export import LORA_FILE, MODEL_FILE, adapters_of, comfyui_lora, diffusers_lora, export
@@ -252,7 +252,7 @@ def test_bad_input_is_told(kind: str, arguments: dict[str, str], told: str, runs
         former = runs[made_of[kind]][0]
         write_folder(
             run_dir / "checkpoints" / "grpo-final",
-            {"ema": load_file(former / "checkpoints" / "grpo-final" / "ema.safetensors")},
+            {"ema": read_tensors(former / "checkpoints" / "grpo-final", "ema")},
             {"stage": "grpo", "progress": {"step": 7}},
         )
         config = options.parse(["--config", str(former / "config.yaml")])

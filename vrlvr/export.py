@@ -116,7 +116,7 @@ def _transformer_tensors(folder: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{folder} does not exist; --checkpoint may be {', '.join(others) or 'none: train the run first'}"
         )
-    tensors = read_tensors(folder, "ema" if (folder / "ema.safetensors").is_file() else "model")
+    tensors = read_tensors(folder, "ema" if any(folder.glob("ema[.-]*")) else "model")
     return {name.removeprefix("dit."): tensor for name, tensor in tensors.items() if name.startswith("dit.")}
 
 
