@@ -16,7 +16,6 @@ from typing import Any
 
 import machine
 import torch
-from flops import total_flops
 from reference_dit import ReferenceWanTransformer
 from sizes import SIZES, Size, default_size, random_inputs, random_model
 from timing import ceilings, free, median_seconds, peak_gib
@@ -24,6 +23,7 @@ from torch import nn
 
 from vrlvr.memory import step_memory
 from vrlvr.models.dit import WanTransformer
+from vrlvr.models.flops import total_flops
 from vrlvr.models.recompute import POLICIES, Policy
 from vrlvr_kernels.launch import Implementation
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from flops import forward_flops, tokens_of, total_flops
 from reference_dit import ReferenceWanTransformer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vrlvr.models.dit import WanConfig, WanTransformer
+from vrlvr.models.flops import forward_flops, tokens_of, total_flops
 
 CONFIG = WanConfig(
     num_attention_heads=2,
@@ -27,10 +27,10 @@ def ours() -> WanTransformer:
     return WanTransformer(CONFIG, attention="math")  # made of products that PyTorch's counter knows on a CPU
 
 
-def counted(model: torch.nn.Module, backward: bool = False) -> int:
+def counted(model: torch.nn.Module, backward: bool = False, num_text_tokens: int = TEXT) -> int:
     torch.manual_seed(0)
     latents = torch.randn(BATCH, 6, FRAMES, 2 * ROWS, 2 * COLUMNS, requires_grad=True)
-    text = torch.randn(BATCH, TEXT, CONFIG.text_dim, requires_grad=True)
+    text = torch.randn(BATCH, num_text_tokens, CONFIG.text_dim, requires_grad=True)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         out = model(latents, torch.tensor([3.0, 500.0]), text, 1)
         if backward:
@@ -40,6 +40,10 @@ def counted(model: torch.nn.Module, backward: bool = False) -> int:
 
 def test_forward_is_what_pytorch_counts() -> None:
     assert counted(ours()) == total_flops(CONFIG, TOKENS, TEXT, BATCH)
+
+
+def test_one_text_token_needs_no_queries() -> None:
+    assert counted(ours(), num_text_tokens=1) == total_flops(CONFIG, TOKENS, 1, BATCH)
 
 
 def test_forward_of_the_reference_with_a_timestep_per_token() -> None:

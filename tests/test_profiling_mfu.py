@@ -8,12 +8,12 @@ import attention_backends
 import mfu
 import pytest
 import torch
-from flops import total_flops
 from sizes import SIZES, random_inputs, random_model
 from timing import ceilings, median_seconds
 from tiny_run import CPU
 
 from vrlvr.models.dit import WanTransformer
+from vrlvr.models.flops import total_flops
 
 
 def test_shares_are_counted_flops_over_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flops import tokens_of, total_flops  # profiling/
 from torch.utils.flop_counter import FlopCounterMode
 
 from vrlvr.errors import UserError
 from vrlvr.models import reward_decoder
 from vrlvr.models.dit import WanConfig
+from vrlvr.models.flops import tokens_of, total_flops
 from vrlvr.models.reward_decoder import RewardDecoder, RewardDecoderConfig
 from vrlvr.models.wan_vae import levels
 
