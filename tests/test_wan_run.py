@@ -46,7 +46,7 @@ def arguments(folders: dict[str, Path], run_dir: Path, *more: str) -> list[str]:
     "more",
     [
         [],
-        ["--model.dtype", "bfloat16", "--model.recompute", "selective"],
+        ["--model.dtype", "bfloat16", "--model.recompute", "selective", "--sft.ema_decay", "0", "--grpo.ema_decay", "0"],
         ["--model.lora.rank", "2", "--grpo.kl_weight", "0.1"],
     ],
     ids=["float32", "bfloat16", "lora"],

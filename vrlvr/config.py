@@ -298,6 +298,12 @@ def _check_wan(config: Config) -> None:
                 f"model.lora.rank={model.lora.rank} needs a pretrained model; give model.path, or use rank 0"
             )
         return
+    averaged = max(config.sft.ema_decay, config.grpo.ema_decay) > 0
+    if model.dtype == "bfloat16" and model.lora.rank == 0 and averaged:
+        raise UserError(
+            f"sft.ema_decay={config.sft.ema_decay} and grpo.ema_decay={config.grpo.ema_decay} would average bfloat16 weights, "
+            "whose rounding loses small steps; set both to 0, or use model.lora or model.dtype=float32"
+        )
     if data.dir is None:
         raise UserError("data.encoded needs the data set that was encoded; give its folder as data.dir")
     if model.conditioning != "pin":

@@ -19,6 +19,7 @@ from vrlvr import __version__, options
 from vrlvr.atomic_write import writing
 from vrlvr.config import Config
 from vrlvr.errors import UserError
+from vrlvr.verifier_version import verifier_version
 
 # Options that may differ between the sessions of one run.
 _FREE = {"stage", "resume", "run_dir", "init_from", "eval"}
@@ -115,6 +116,7 @@ def facts(config: Config, command: list[str], world_size: int) -> dict[str, Any]
         "processes": world_size,
         "seed": config.seed,
         "vrlvr": __version__,
+        "verifier": verifier_version(),
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
