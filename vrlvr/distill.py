@@ -149,8 +149,9 @@ def distill(
     for step in range(training.steps):
         rng = np.random.default_rng(np.random.SeedSequence([training.seed, _TRAIN_STREAM, step]))
         numbers = range(step * training.fresh, (step + 1) * training.fresh)
-        _, latents, targets = examples(codec, recipe, sizes, TRAIN_SPLIT, numbers, rng)
-        pool = [*pool, *zip(latents, targets, strict=True)][-training.pool :]
+        _, first, latents = draw(codec, recipe, TRAIN_SPLIT, numbers, rng)
+        targets = decode_small(codec, sizes, first, latents)
+        pool = [*pool, *zip(torch.cat((first, latents), dim=2).cpu(), targets, strict=True)][-training.pool :]
         drawn = [pool[i] for i in rng.integers(len(pool), size=training.batch)]
         latents_BCFHW, target_BTYXC = (torch.stack(parts).to(device) for parts in zip(*drawn, strict=True))
         set_lr(optimizer, training.lr * cosine_decay(step + 1, training.steps, 1.0))
@@ -165,24 +166,28 @@ def distill(
     return decoder.eval().requires_grad_(False)
 
 
-def examples(
-    codec: WanVAECodec,
-    recipe: Recipe,
-    sizes: RewardDecoderConfig,
-    split: str,
-    numbers: Sequence[int],
-    rng: np.random.Generator,
+def draw(
+    codec: WanVAECodec, recipe: Recipe, split: str, numbers: Sequence[int], rng: np.random.Generator
 ) -> tuple[list[Puzzle], Tensor, Tensor]:
-    """Puzzles, latents_BCFHW with the first frame's in front, and their decode in small, uint8 video_BTYXC, on the CPU."""
+    """Puzzles of a split by their numbers, latents of their first frames, and of videos as an imperfect model makes them."""
     try:
         drawn = [draw_video(recipe, split, number, rng) for number in numbers]
     except ValueError as error:
         raise UserError(str(error)) from error
     videos = np.stack([video for _, video in drawn])
-    first, latents = codec.encode_first(videos[:, 0]), perturb(codec.encode(videos), rng)
+    return [puzzle for puzzle, _ in drawn], codec.encode_first(videos[:, 0]), perturb(codec.encode(videos), rng)
+
+
+def decode_small(
+    codec: WanVAECodec, sizes: RewardDecoderConfig, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor
+) -> Tensor:
+    """What the reward decoder shall make of latents: their full decode, averaged down; uint8 video_BTYXC on the CPU."""
     shrink = sizes.pixels_per_latent // sizes.side
-    small = [functional.avg_pool3d(p.float(), (1, shrink, shrink)) for p in codec.pixels(first, latents)]
-    return [puzzle for puzzle, _ in drawn], torch.cat((first, latents), 2).cpu(), levels(torch.cat(small, 2)).cpu()
+    videos = []
+    for batch in codec.batches(first_latents_BC1HW, latents_BCFHW):
+        small = [functional.avg_pool3d(pixels.float(), (1, shrink, shrink)) for pixels in codec.pixels(*batch)]
+        videos.append(levels(torch.cat(small, dim=2)).cpu())
+    return torch.cat(videos)
 
 
 def compare(codec: WanVAECodec, decoder: RewardDecoder, recipe: Recipe, num_videos: int, seed: int) -> list[bool]:
@@ -192,10 +197,7 @@ def compare(codec: WanVAECodec, decoder: RewardDecoder, recipe: Recipe, num_vide
     for start in range(0, num_videos, _TEST_BATCH):
         rng = np.random.default_rng(np.random.SeedSequence([seed, _TEST_STREAM, start]))
         numbers = range(start, min(num_videos, start + _TEST_BATCH))
-        puzzles, latents, _ = examples(codec, recipe, decoder.config, TEST_SPLIT, numbers, rng)
-        small, full = (
-            verify_many(puzzles, source.decode(latents[:, :, :1], latents[:, :, 1:]), size)
-            for source in (decoder, codec)
-        )
+        puzzles, first, latents = draw(codec, recipe, TEST_SPLIT, numbers, rng)
+        small, full = (verify_many(puzzles, source.decode(first, latents), size) for source in (decoder, codec))
         differ += [not agree(a, b, AuditConfig.tolerance) for a, b in zip(small, full, strict=True)]
     return differ

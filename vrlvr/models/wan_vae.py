@@ -101,18 +101,26 @@ class WanVAECodec:
         chunk_frames: latent frames that pass the decoder at once; by default as many as max_latents allows, and then as
         many videos. The videos are the same to rounding.
         """
-        chunk = chunk_frames or self._chunk_frames(latents_BCFHW)
-        videos = max(1, self.max_latents // (chunk * latents_BCFHW[0, 0, 0].numel()))
-        batches = zip(first_latents_BC1HW.split(videos), latents_BCFHW.split(videos), strict=True)
         return np.concatenate(
-            [torch.cat([levels(p) for p in self.pixels(*batch, chunk)], dim=1).cpu().numpy() for batch in batches]
+            [
+                torch.cat([levels(p) for p in self.pixels(*batch, chunk_frames)], dim=1).cpu().numpy()
+                for batch in self.batches(first_latents_BC1HW, latents_BCFHW, chunk_frames)
+            ]
         )
+
+    def batches(
+        self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor, chunk_frames: int | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The latents by as many videos as max_latents allows to pass at once."""
+        positions = latents_BCFHW[0, 0, 0].numel() * (chunk_frames or self._chunk_frames(latents_BCFHW))
+        videos = max(1, self.max_latents // positions)
+        return list(zip(first_latents_BC1HW.split(videos), latents_BCFHW.split(videos), strict=True))
 
     def pixels(
         self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor, chunk_frames: int | None = None
     ) -> Iterator[Tensor]:
         """Normalised latents -> pixels_BCTYX in [-1, 1] in the VAE's dtype: of the first frame, then of chunk_frames latent
-        frames at a time, all videos at once."""
+        frames at a time. All videos pass at once, see `batches`."""
         chunk = chunk_frames or self._chunk_frames(latents_BCFHW)
         latents = torch.cat((first_latents_BC1HW, latents_BCFHW), dim=2).to(self.vae.device, torch.float32)
         return self._decoder.chunks((latents * self._std_C111 + self._mean_C111).to(self.vae.dtype), chunk)
