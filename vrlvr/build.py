@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from vrlvr.checkpoint import read_tensors, write_folder
+from vrlvr.checkpoint import read_average, read_tensors, write_folder
 from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.encoded import EncodedData
@@ -44,23 +44,27 @@ def build_policy(config: Config, source: Source, device: torch.device) -> Policy
     model = config.model
     if isinstance(source, Encoded):
         return _pretrained_policy(config, source, device)
-    channels = source.codec.latent_channels
-    dit = WanTransformer(
-        WanConfig(
-            patch_size=model.patch_size,
-            num_attention_heads=model.num_attention_heads,
-            attention_head_dim=model.attention_head_dim,
-            in_channels=channels * (2 if model.conditioning == "concat" else 1),
-            out_channels=channels,
-            text_dim=model.text_dim,
-            freq_dim=model.freq_dim,
-            ffn_dim=model.ffn_dim,
-            num_layers=model.num_layers,
-        ),
-        attention=model.attention,
-    )
+    sizes = scratch_transformer(config, source.codec.latent_channels)
+    dit = WanTransformer(sizes, attention=model.attention)
     dit.init_weights()
-    return Policy(dit, TaskEmbedding(len(config.data.tasks), model.text_dim), model.conditioning).to(device)
+    text = TaskEmbedding(len(config.data.tasks), model.text_dim)
+    return Policy(dit.to(DTYPES[model.dtype]), text, model.conditioning).to(device)
+
+
+def scratch_transformer(config: Config, latent_channels: int) -> WanConfig:
+    """Sizes of a transformer that is trained from scratch."""
+    model = config.model
+    return WanConfig(
+        patch_size=model.patch_size,
+        num_attention_heads=model.num_attention_heads,
+        attention_head_dim=model.attention_head_dim,
+        in_channels=latent_channels * (2 if model.conditioning == "concat" else 1),
+        out_channels=latent_channels,
+        text_dim=model.text_dim,
+        freq_dim=model.freq_dim,
+        ffn_dim=model.ffn_dim,
+        num_layers=model.num_layers,
+    )
 
 
 def _pretrained_policy(config: Config, source: Encoded, device: torch.device) -> Policy:
@@ -81,7 +85,7 @@ def _pretrained_policy(config: Config, source: Encoded, device: torch.device) ->
 def load_policy(config: Config, source: Source, device: torch.device, run_dir: Path, name: str) -> Policy:
     """The moving average of a checkpoint, ready to be trained on. Raises UserError if the run has no such checkpoint."""
     policy = build_policy(config, source, device)
-    policy.load_state_dict(read_tensors(run_dir / "checkpoints" / name, "ema"))
+    policy.load_state_dict(read_average(run_dir / "checkpoints" / name))
     return policy
 
 

@@ -1,63 +1,109 @@
-"""Checkpoints: a folder of safetensors and one JSON file, complete or absent; nothing in them is ever executed.
+"""Checkpoints: a folder of tensors and one JSON file, complete or absent; nothing in them is ever executed.
 
 All randomness of training is a function of (seed, step, ...), so weights, optimizer, moving average and progress are the
-whole state: there is no generator state to restore.
+whole state: there is no generator state to restore. Tensors are named by parameter and whole, whatever engine made them,
+so a run may go on with another engine and another number of processes.
 """
 
 import dataclasses
-import json
-import os
 import shutil
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from vrlvr.atomic_write import write_text
+from vrlvr.atomic_write import replacing_folder, write_text
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
+from vrlvr.engine import Engine
 from vrlvr.errors import UserError
+from vrlvr.policy import Policy
+from vrlvr.tensor_files import MAX_SHARD_BYTES, TensorFiles, read_manifest, verify, write_manifest, write_tensors
+
+NamedTensors = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 
 
 @dataclass
 class TrainState:
     """What a training stage saves. progress: a dataclass of JSON values."""
 
-    model: nn.Module
-    ema: Ema
-    optimizer: torch.optim.Optimizer
+    engine: Engine
+    ema: Ema[Policy]
     progress: Any
 
 
 class Checkpoints:
-    """The checkpoints of a run: run_dir/checkpoints/<name>/, and one pointer a stage to its newest."""
+    """The checkpoints of a run: run_dir/checkpoints/<name>/, and one pointer a stage to its newest.
 
-    def __init__(self, run_dir: Path, world: World, resume: bool):
+    keep: how many of each stage's checkpoints stay, the newest; None: all.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        world: World,
+        resume: bool,
+        keep: int | None = None,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+    ) -> None:
+        if keep is not None and keep < 1:
+            raise UserError(
+                f"keep={keep} would leave nothing to resume from; use at least 1, or leave it out to keep all"
+            )
         self.folder, self.world, self.resume = run_dir / "checkpoints", world, resume
+        self.keep, self.max_shard_bytes = keep, max_shard_bytes
 
     def save(self, stage: str, state: TrainState, name: str) -> None:
-        """Rank 0 writes the state as `name` and points the stage to it. Raises UserError if the disk refuses."""
-        self.world.on_main(lambda: self._write(stage, state, name))
+        """Rank 0 writes the state as `name`, points the stage to it, and removes what is not kept; all ranks call it.
 
-    def _write(self, stage: str, state: TrainState, name: str) -> None:
-        tensors = {"model": state.model.state_dict(), "ema": state.ema.model.state_dict()}
-        tensors["optimizer"] = _optimizer_tensors(state.optimizer)
-        write_folder(self.folder / name, tensors, {"stage": stage, "progress": dataclasses.asdict(state.progress)})
-        write_text(self._pointer(stage), name + "\n")
+        Raises UserError if the disk refuses: what was saved before is still there, and pointed to.
+        """
+        tensors = {"model": state.engine.weights(), "optimizer": state.engine.optimizer_state()}
+        averages = state.ema.model.state_dict() if state.ema.decay > 0 else {}
+
+        def write() -> None:
+            try:
+                content = {"stage": stage, "progress": dataclasses.asdict(state.progress)}
+                sets = tensors | ({"ema": averages} if averages else {})
+                write_folder(self.folder / name, sets, content, self.max_shard_bytes)
+            finally:
+                _walk_through(tensors.values())  # the other ranks do, and tensors are gathered on the way
+            write_text(self._pointer(stage), name + "\n")
+            self._remove_old(stage, name)
+
+        if not self.world.is_main:
+            _walk_through(tensors.values())
+        self.world.on_main(write)
+
+    def _remove_old(self, stage: str, newest: str) -> None:
+        if self.keep is None:
+            return
+        found = {}
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and not folder.name.startswith(".") and folder.name != newest:
+                content = read_manifest(folder)
+                if content["stage"] == stage:
+                    found[folder] = content["progress"]["step"]
+        for folder in sorted(found, key=found.__getitem__)[: max(0, len(found) - self.keep + 1)]:
+            shutil.rmtree(folder)
 
     def restore(self, stage: str, state: TrainState) -> bool:
-        """Loads the stage's newest checkpoint into state if this run resumes and there is one."""
+        """Loads the stage's newest checkpoint into state if this run resumes and there is one.
+
+        Raises UserError that names the file if one is missing or not as it was saved.
+        """
         if not self.resume or not self._pointer(stage).exists():
             return False
         folder = self.folder / self._pointer(stage).read_text(encoding="utf-8").strip()
-        state.model.load_state_dict(read_tensors(folder, "model"))
-        state.ema.model.load_state_dict(read_tensors(folder, "ema"))
-        _load_optimizer(state.optimizer, read_tensors(folder, "optimizer"))
-        for key, value in _read_progress(folder).items():
+        self.world.on_main(lambda: verify(folder))
+        state.engine.load(TensorFiles(folder, "model"), TensorFiles(folder, "optimizer"))
+        if state.ema.decay > 0:
+            state.ema.model.load_state_dict(TensorFiles(folder, "ema"))
+        for key, value in read_manifest(folder)["progress"].items():
             setattr(state.progress, key, value)
         return True
 
@@ -65,55 +111,40 @@ class Checkpoints:
         return self.folder / f"latest-{stage}"
 
 
-def write_folder(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Writes folder/{name}.safetensors and folder/state.json: to a temporary folder, synced, then renamed.
+def write_folder(
+    folder: Path,
+    tensors: Mapping[str, NamedTensors],
+    content: Mapping[str, Any],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes sets of tensors and state.json: to a temporary folder, synced, then renamed.
 
     Raises UserError if the disk refuses; what was there before stays.
     """
-    temporary = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, values in tensors.items():
-            save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, temporary / f"{name}.safetensors")
-        (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        for path in temporary.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with replacing_folder(folder) as partial:
+            for name, values in tensors.items():
+                items = values.items() if isinstance(values, Mapping) else values
+                write_tensors(partial, name, items, max_shard_bytes)
+            write_manifest(partial, content)
+    except SafetensorError as error:
         raise UserError(
-            f"checkpoint {folder} could not be written ({error}); free some disk space, then go on with --resume auto"
+            f"{folder} cannot be written ({error}); free some disk space, then go on with --resume auto"
         ) from error
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """One of a checkpoint's tensor files. Raises UserError if it is missing or damaged."""
-    path = folder / f"{name}.safetensors"
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is no readable checkpoint ({error}); use a run whose stage is complete") from error
+    """One of a folder's sets of tensors. Raises UserError that names the file if one is missing or not as it was saved."""
+    verify(folder, [name])
+    return dict(TensorFiles(folder, name))
 
 
-def _read_progress(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'state.json'} is no readable checkpoint ({error!r}); resume another run") from error
+def read_average(folder: Path) -> dict[str, Tensor]:
+    """A checkpoint's policy to use: its moving average, or its weights if it has none. Raises as `read_tensors`."""
+    averaged = any(file.startswith(("ema.", "ema-")) for file in read_manifest(folder)["files"])
+    return read_tensors(folder, "ema" if averaged else "model")
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def _walk_through(iterables: Iterable[Iterable[Any]]) -> None:
+    for iterable in iterables:
+        deque(iterable, maxlen=0)

@@ -1,7 +1,7 @@
 """Data parallelism over torchrun's processes: the few collectives that training needs, no-ops in one process."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ from torch import Tensor
 from vrlvr.errors import UserError
 
 Result = TypeVar("Result")
+
+_BUCKET_NUMEL = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,34 @@ class World:
         return outcome
 
     def sync_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sums gradients over ranks in one flat all-reduce; a parameter without a gradient counts as zero."""
+        """Sums float32 gradients over ranks, a bucket at a time. A parameter without one gets zeros, in one process too."""
+        trained = [p for p in parameters if p.requires_grad]
+        for p in trained:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p, dtype=torch.float32)
         if self.size == 1:
             return
-        trained = [p for p in parameters if p.requires_grad]
-        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in trained])
-        dist.all_reduce(flat)
-        for p, grad in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
-            p.grad = grad.view_as(p)
+        for bucket in _buckets([p.grad for p in trained if p.grad is not None]):
+            flat = torch.cat([grad.flatten() for grad in bucket])
+            dist.all_reduce(flat)
+            parts = flat.split([grad.numel() for grad in bucket])
+            torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
 
     def share(self, total: int) -> range:
         """The contiguous part of range(total) that belongs to this rank; parts differ by at most one."""
         return range(self.rank * total // self.size, (self.rank + 1) * total // self.size)
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of at most _BUCKET_NUMEL elements together, or one alone."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(t.numel() for t in bucket) + tensor.numel() > _BUCKET_NUMEL:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
 
 
 def start_world() -> World:

@@ -18,8 +18,9 @@ from vrlvr.checkpoint import Checkpoints, TrainState
 from vrlvr.config import Config, num_sde_steps, reward_weights
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
+from vrlvr.engine import make_engine
 from vrlvr.evaluation.run import success_by_task
-from vrlvr.optim import adamw, clip_gradients, cosine_decay, set_lr
+from vrlvr.optim import cosine_decay
 from vrlvr.phases import phase
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
@@ -55,15 +56,15 @@ def train_grpo(
     grpo, window = config.grpo, num_sde_steps(config)
     shape, device = source.latent_shape, world.device
     steps = plan_steps(rollout_sigmas(config), grpo.sampler, grpo.noise_level, window)
-    optimizer, ema, progress = adamw(policy, grpo.lr, grpo.weight_decay), Ema(policy, grpo.ema_decay), Progress()
-    weights = reward_weights(config)
-    state = TrainState(policy, ema, optimizer, progress)
+    ema, progress, weights = Ema(policy, grpo.ema_decay), Progress(), reward_weights(config)
+    engine = make_engine(config, world, policy, grpo.weight_decay, grpo.grad_clip)
+    state = TrainState(engine, ema, progress)
     checkpoints.restore("grpo", state)
     set_recompute(config, policy, shape, rows=grpo.micro_batch)
-    velocity = FrozenVelocity(policy, grpo.micro_batch)
+    velocity = FrozenVelocity(policy, grpo.micro_batch, graphs=not engine.spreads_weights)
     while progress.step < grpo.updates:
         progress.step += 1
-        lr = set_lr(optimizer, grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction))
+        lr = grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction)
         rng = np.random.default_rng(np.random.SeedSequence([config.seed, GRPO_STREAM, progress.step, world.rank]))
 
         begin, cpu_begin = time.perf_counter(), time.process_time()
@@ -72,7 +73,7 @@ def train_grpo(
         samples_B = torch.tensor(
             [n * grpo.group_size + g for n in numbers for g in range(grpo.group_size)], device=device
         )
-        with phase("rollout"):
+        with phase("rollout"), engine.whole_weights():
             velocity.refresh(prompts.prompt_B)
             trajectory = sample(
                 velocity, steps, shape, prompts.first_BC1HW, prompts.prompt_B, samples_B, config.seed, grpo.shared_noise
@@ -89,15 +90,15 @@ def train_grpo(
         scored = time.perf_counter()
 
         replay = build_replay(config, world, trajectory, prompts, advantage_PG, rng)
-        scalars: dict[str, list[float]] = {}
-        for epoch in range(grpo.inner_epochs):
-            optimizer.zero_grad(set_to_none=True)
-            scalars |= accumulate_gradients(config, policy, reference, replay, first_pass=epoch == 0)
+        scalars: dict[str, list[float]] = {"grad_norm": [0.0]}
+        # Without a term on any rank there is nothing to learn from, and AdamW's momentum shall not act alone.
+        for epoch in range(grpo.inner_epochs if replay.num_terms else 0):
+            with engine.accumulate():
+                scalars |= accumulate_gradients(config, policy, reference, replay, first_pass=epoch == 0)
             with phase("optimizer"):
-                world.sync_gradients(policy.parameters())
-                scalars["grad_norm"] = [clip_gradients(policy, grpo.grad_clip)]
-                optimizer.step()
-        ema.update(policy, progress.step)
+                scalars["grad_norm"] = [engine.step(lr)]
+        with engine.whole_weights():
+            ema.update(policy, progress.step)
 
         scalars |= score_scalars(prompts, scores)
         scalars["zero_spread_fraction"] = zero_spread
@@ -108,13 +109,15 @@ def train_grpo(
         scalars["seconds_cpu"] = [world.size * cpu]  # the mean over ranks is then their sum
         means = average_over_ranks(world, scalars) | {"lr": lr}
         if progress.step % grpo.validate_every == 0:
-            success = success_by_task(config, world, ema.model, source, val, noise_seed=0)
+            with engine.whole_weights():
+                success = success_by_task(config, world, ema.model, source, val, noise_seed=0)
             means["val_success"] = float(np.mean(list(success.values())))
             means |= {f"val_success_{task}": value for task, value in success.items()}
         log.log("grpo", progress.step, grpo.updates, **means)
         if progress.step % grpo.save_every == 0 and progress.step < grpo.updates:
             checkpoints.save("grpo", state, name=f"grpo-{progress.step:06d}")
     checkpoints.save("grpo", state, name="grpo-final")
+    engine.close()
     return ema.model
 
 

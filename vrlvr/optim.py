@@ -7,12 +7,14 @@ from torch import nn
 
 from vrlvr.masters import MasterAdamW
 
+BETAS = (0.9, 0.99)  # usual for diffusion models
+
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> MasterAdamW:
-    """AdamW over the trained parameters, in float32, with the betas usual for diffusion models."""
+    """AdamW over the trained parameters, in float32."""
     trained = [p for p in model.parameters() if p.requires_grad]
     fused = True if trained and trained[0].is_cuda else None  # one kernel; elsewhere PyTorch's own choice
-    return MasterAdamW(trained, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99), fused=fused)
+    return MasterAdamW(trained, lr=lr, weight_decay=weight_decay, betas=BETAS, fused=fused)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:

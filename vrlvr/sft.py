@@ -11,8 +11,8 @@ from vrlvr.checkpoint import Checkpoints, TrainState
 from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
+from vrlvr.engine import make_engine
 from vrlvr.evaluation.run import success_by_task
-from vrlvr.optim import adamw, clip_gradients, set_lr
 from vrlvr.phases import phase
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
@@ -47,29 +47,29 @@ def train_sft(
     sft = config.sft
     data = {task: source.training_set(batch) for task, batch in train.items()}
     epoch_size = sum(len(batch) for batch in train.values())
-    optimizer = adamw(policy, sft.lr, sft.weight_decay)
     ema = Ema(policy, sft.ema_decay)
+    engine = make_engine(config, world, policy, sft.weight_decay, sft.grad_clip)
     progress = Progress(success=dict.fromkeys(config.data.tasks, 0.0))
-    state = TrainState(policy, ema, optimizer, progress)
+    state = TrainState(engine, ema, progress)
     checkpoints.restore("sft", state)
     set_recompute(config, policy, source.latent_shape, rows=len(world.share(sft.batch_size)))
     while progress.step < (progress.stop_at or sft.max_steps):
         progress.step += 1
-        lr = set_lr(optimizer, sft.lr * _lr_factor(progress, config))
+        lr = sft.lr * _lr_factor(progress, config)
         x0, first, prompt_B, sigma_B, noise = _draw(config, world, data, progress)
         x = torch.lerp(x0, noise, sigma_B.view(-1, 1, 1, 1, 1))
         with phase("sft_step"):
-            loss = (policy(x, sigma_B, first, prompt_B) - (noise - x0)).square().mean() * (len(x0) / sft.batch_size)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            world.sync_gradients(policy.parameters())
-            grad_norm = clip_gradients(policy, sft.grad_clip)
-            optimizer.step()
-        ema.update(policy, progress.step)
+            with engine.accumulate():
+                loss = (policy(x, sigma_B, first, prompt_B) - (noise - x0)).square().mean() * (len(x0) / sft.batch_size)
+                loss.backward()
+            grad_norm = engine.step(lr)
+        with engine.whole_weights():
+            ema.update(policy, progress.step)
 
         scalars = {"loss": world.sum(loss.detach()).item(), "lr": lr, "grad_norm": grad_norm}
         if progress.step % sft.validate_every == 0:
-            progress.success = success_by_task(config, world, ema.model, source, val, noise_seed=progress.step)
+            with engine.whole_weights():
+                progress.success = success_by_task(config, world, ema.model, source, val, noise_seed=progress.step)
             mean = float(np.mean(list(progress.success.values())))
             scalars |= {"val_success": mean} | {f"val_success_{t}": s for t, s in progress.success.items()}
             if sft.stop_success is not None and progress.stop_at is None and mean >= sft.stop_success:
@@ -79,6 +79,7 @@ def train_sft(
         if epoch > before and epoch % sft.save_every_epochs == 0:
             checkpoints.save("sft", state, name=f"sft-epoch-{epoch:03d}")
     checkpoints.save("sft", state, name="sft-final")
+    engine.close()
     return ema.model
 
 

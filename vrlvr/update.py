@@ -57,12 +57,16 @@ class Anchor:
 
 @dataclass
 class Replay:
-    """Micro-batches of rows. num_terms, num_anchors: over all ranks, the denominators of the two means."""
+    """Micro-batches of rows. num_terms, num_anchors: over all ranks, the denominators of the two means.
+
+    idle: rows of no consequence, with which a rank passes as often as the others, where spread weights need that.
+    """
 
     batches: list[RowBatch] = field(default_factory=list)
     num_terms: int = 0
     anchors: list[Anchor] = field(default_factory=list)
     num_anchors: int = 0
+    idle: list[Anchor] = field(default_factory=list)
 
 
 def kept_samples(advantage_B: Tensor, keep_fraction: float, world: World) -> Tensor:
@@ -111,6 +115,15 @@ def build_replay(
                     prompt=prompts.prompt_B[puzzle],
                 )
             )
+    if config.engine.zero_stage == 3 and replay.num_terms:
+        passes = len(replay.batches) + len(replay.anchors)
+        row = Anchor(
+            x=trajectory.states[0][:1],
+            sigma=torch.ones(1, device=device),
+            first=prompts.first_BC1HW[:1],
+            prompt=prompts.prompt_B[:1],
+        )
+        replay.idle = [row] * (max(world.gather(passes)) - passes)
     return replay
 
 
@@ -176,9 +189,10 @@ def accumulate_gradients(
     sum through the text projections. Nothing waits for the device before the end.
     """
     grpo = config.grpo
-    if not replay.batches:
+    prompts = [batch.prompt for batch in replay.batches] + [row.prompt for row in replay.idle]
+    if not prompts:
         return {}
-    prompt_P = torch.cat([batch.prompt for batch in replay.batches]).unique()  # anchors are rows of the same samples
+    prompt_P = torch.cat(prompts).unique()  # anchors are rows of the same samples
     context = policy.text_context(prompt_P)
     text = context.leaves()
     frozen = FrozenVelocity(reference, grpo.micro_batch, graphs=False)
@@ -216,12 +230,16 @@ def accumulate_gradients(
         drift_B = (policy(*rows, context=text) - frozen(*rows)).square().flatten(1).mean(1)
         (grpo.anchor_weight * drift_B.sum() / replay.num_anchors).backward()
         logged.setdefault("anchor_drift", []).append(drift_B.detach())
+    for idle in replay.idle:
+        (0.0 * policy(idle.x, idle.sigma, idle.first, idle.prompt, context=text).sum()).backward()
     context.backward(text)
     return _scalars({name: torch.cat(parts).cpu() for name, parts in logged.items() if parts})
 
 
 def _scalars(values: dict[str, Tensor]) -> dict[str, list[float]]:
     """What is logged: per-row gradients as the norm of each step, deviations as their largest, the rest as they are."""
+    if "step" not in values:
+        return {}
     step, square = values.pop("step"), values.pop("grad_square")
     scalars = {f"grad_norm_step_{i}": [square[step == i].sum().sqrt().item()] for i in step.unique().tolist()}
     if "ratio_max_deviation" in values:
