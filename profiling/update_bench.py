@@ -119,7 +119,7 @@ def count_rows(recipe: Recipe, problem: Problem, num_steps: int | None = None) -
     )
     steps = window + tail if num_steps is None else min(num_steps, window + tail)
     trained = min(steps, window)
-    kept = kept_samples(problem.advantages().flatten(), recipe.keep_fraction, World())
+    kept = kept_samples(problem.advantages().flatten(), recipe.keep_fraction)
     if not recipe.shared_noise:
         return Rows(steps * samples, trained * len(kept))
     puzzles_kept = len((kept // problem.group_size).unique())

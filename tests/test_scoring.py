@@ -55,12 +55,12 @@ def test_the_planners_videos_earn_everything_and_standing_still_nothing_for_solv
     videos = torch.stack([solved, still], dim=1).flatten(0, 1)  # puzzle-major, a group of two
     for reward in ("dense", "sparse"):
         config.grpo.reward = reward
-        scores = score(prompts, videos, codec, reward_weights(config))
+        scores = score(prompts, torch.arange(12) // 2, videos, codec, reward_weights(config))
         assert [v.solved for v in scores.verdicts] == [True, False] * 6
         torch.testing.assert_close(
-            scores.reward_PG, torch.tensor([[1.0, 0.0]] * 6, dtype=torch.float64), rtol=0, atol=1e-3
+            scores.reward_B, torch.tensor([1.0, 0.0] * 6, dtype=torch.float64), rtol=0, atol=1e-3
         )
-    scalars = score_scalars(prompts, scores)
+    scalars = score_scalars(scores)
     assert np.mean(scalars["reward"]) == np.mean(scalars["success"]) == 0.5
     assert scalars["success_maze"] == [1.0, 0.0] * 2
     assert scalars["component_flowfree_filled"] == [1.0, 0.0] * 2
@@ -81,4 +81,4 @@ def test_a_verifiers_crash_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = tiny_prompts(config, codec, 3)
     monkeypatch.setattr(scoring, "verify_many", crash)
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        score(prompts, planned_latents(prompts, config, codec), codec, reward_weights(config))
+        score(prompts, torch.arange(3), planned_latents(prompts, config, codec), codec, reward_weights(config))

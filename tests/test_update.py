@@ -125,7 +125,7 @@ def test_without_any_advantage_there_is_no_gradient() -> None:
     ("fraction", "kept"), [(1.0, [4, 5, 6, 8, 9, 10, 11]), (0.25, [4, 5, 6]), (1 / 12, [4]), (0.001, [4])]
 )
 def test_the_largest_advantages_are_kept_and_never_a_zero(fraction: float, kept: list[int]) -> None:
-    assert kept_samples(ADVANTAGE_PG.flatten(), fraction, World()).tolist() == kept
+    assert kept_samples(ADVANTAGE_PG.flatten(), fraction).tolist() == kept
 
 
 def test_the_first_pass_has_a_ratio_of_one_and_the_second_may_clip() -> None:

@@ -30,7 +30,7 @@ from vrlvr.sampling import sample
 from vrlvr.scoring import group_advantages, score, score_scalars, shuffled
 from vrlvr.sde import plan_steps, sigma_schedule
 from vrlvr.source import Source
-from vrlvr.update import accumulate_gradients, build_replay
+from vrlvr.update import accumulate_gradients, build_replay, puzzles_of
 
 GRPO_STREAM = 3
 
@@ -65,25 +65,36 @@ def train_grpo(
     while progress.step < grpo.updates:
         progress.step += 1
         lr = grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction)
-        rng = np.random.default_rng(np.random.SeedSequence([config.seed, GRPO_STREAM, progress.step, world.rank]))
+        rng = np.random.default_rng(
+            np.random.SeedSequence([config.seed, GRPO_STREAM, progress.step])
+        )  # on all ranks alike
 
         begin, cpu_begin = time.perf_counter(), time.process_time()
-        numbers = [progress.step * grpo.puzzles + i for i in world.share(grpo.puzzles)]
+        mine, first = world.share(grpo.puzzles * grpo.group_size), progress.step * grpo.puzzles
+        puzzle_B = puzzles_of(mine, grpo.group_size)
+        numbers = [first + mine.start // grpo.group_size + i for i in range(int(puzzle_B[-1]) + 1)]
         prompts = source.prompts([source.rl_puzzle(n) for n in numbers])
-        samples_B = torch.tensor(
-            [n * grpo.group_size + g for n in numbers for g in range(grpo.group_size)], device=device
-        )
+        samples_B = torch.arange(mine.start, mine.stop, device=device) + first * grpo.group_size
         with phase("rollout"), engine.whole_weights():
             velocity.refresh(prompts.prompt_B)
             trajectory = sample(
-                velocity, steps, shape, prompts.first_BC1HW, prompts.prompt_B, samples_B, config.seed, grpo.shared_noise
+                velocity,
+                steps,
+                shape,
+                prompts.first_BC1HW,
+                prompts.prompt_B,
+                samples_B,
+                config.seed,
+                grpo.shared_noise,
+                grpo.group_size,
             )
         rolled_out = time.perf_counter()
 
         with phase("score"):
-            scores = score(prompts, trajectory.latents_BCFHW, source.codec, weights)
+            scores = score(prompts, puzzle_B, trajectory.latents_BCFHW, source.codec, weights)
         with phase("advantage"):
-            advantage_PG = group_advantages(scores.reward_PG, grpo.advantage_eps)
+            reward_PG = torch.cat(world.gather(scores.reward_B)).view(-1, grpo.group_size)
+            advantage_PG = group_advantages(reward_PG, grpo.advantage_eps)
             zero_spread = (advantage_PG == 0).all(1).double().tolist()
             if grpo.shuffle_advantages:
                 advantage_PG = shuffled(advantage_PG, rng)
@@ -100,7 +111,7 @@ def train_grpo(
         with engine.whole_weights():
             ema.update(policy, progress.step)
 
-        scalars |= score_scalars(prompts, scores)
+        scalars |= score_scalars(scores)
         scalars["zero_spread_fraction"] = zero_spread
         scalars["seconds_rollout"] = [rolled_out - begin]
         scalars["seconds_decode"], scalars["seconds_verify"] = [scores.seconds_decode], [scores.seconds_verify]

@@ -16,7 +16,7 @@ Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A rollout of B = P * G samples, puzzle-major.
+    """A rollout of B samples of P puzzles, puzzle-major.
 
     states[i]: latents_BCFHW before step i (states[0] has P rows instead, if the group shares its initial noise); the last
     one is clean. log_probs_B: per SDE step.
@@ -41,25 +41,28 @@ def sample(
     samples_B: Tensor,
     seed: int,
     shared_noise: bool = False,
+    group_size: int | None = None,
 ) -> Trajectory:
-    """Denoises B = P * G videos of P puzzles, G = len(samples_B) / P for each.
+    """Denoises B videos of P puzzles, puzzle-major.
 
-    samples_B: int64 global sample numbers, which together with the seed fix all noise. With shared_noise the samples of a
-    puzzle start from the noise of its first one, so that step 0 is one forward a puzzle instead of G.
+    samples_B: int64 global sample numbers, which together with the seed fix all noise. Samples n * G to n * G + G - 1 are a
+    puzzle's, G = group_size (None: B / P); of the first and the last puzzle some may be missing, which another rank makes.
+    With shared_noise the samples of a puzzle start from the noise of its first one, n * G, so that step 0 is one forward a
+    puzzle instead of G.
     """
-    num_puzzles = len(prompt_P)
-    group = len(samples_B) // num_puzzles
-    noise_of = samples_B[::group] if shared_noise else samples_B
+    group = group_size or len(samples_B) // len(prompt_P)
+    number_P, puzzle_B = (samples_B // group).unique_consecutive(return_inverse=True)
+    noise_of = number_P * group if shared_noise else samples_B
     x = normal(seed, INITIAL_STREAM, noise_of, 0, first_PC1HW.new_empty(shape, device="meta").numel())
     x = x.view(-1, *shape)
-    first_BC1HW, prompt_B = first_PC1HW.repeat_interleave(group, 0), prompt_P.repeat_interleave(group, 0)
+    first_BC1HW, prompt_B = first_PC1HW[puzzle_B], prompt_P[puzzle_B]
     states, log_probs_B = [x], []
     for i, step in enumerate(steps):
         shared = shared_noise and i == 0
         sigma = torch.full((len(x),), step.sigma, device=x.device)
         v = velocity(x, sigma, first_PC1HW if shared else first_BC1HW, prompt_P if shared else prompt_B)
         if shared:
-            x, v = x.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
+            x, v = x[puzzle_B], v[puzzle_B]
         x, log_prob_B = sde_step(x, v, step.a, step.b, step.std, seed, samples_B, i)
         states.append(x)
         if step.std > 0:

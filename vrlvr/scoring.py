@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vrlvr.batches import Prompts
 from vrlvr.models.codec import Codec
-from vrlvr.puzzles import verify_many
+from vrlvr.puzzles import Puzzle, verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
 
 Weights = dict[str, dict[str, float]]
@@ -17,25 +17,28 @@ Weights = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Scores:
-    """Verdicts and rewards of P x G samples, puzzle-major."""
+    """Each sample's puzzle, verdict and reward."""
 
+    puzzles: list[Puzzle]
     verdicts: list[Verdict]
-    reward_PG: Tensor
+    reward_B: Tensor
     seconds_decode: float
     seconds_verify: float
 
 
-def score(prompts: Prompts, latents_BCFHW: Tensor, codec: Codec, weights: Weights) -> Scores:
-    """Decodes the samples and lets each puzzle's verifier judge them. A verifier's crash is raised, never a reward."""
-    group = len(latents_BCFHW) // len(prompts.puzzles)
+def score(prompts: Prompts, puzzle_B: Tensor, latents_BCFHW: Tensor, codec: Codec, weights: Weights) -> Scores:
+    """Decodes the samples and lets each puzzle's verifier judge them. A verifier's crash is raised, never a reward.
+
+    puzzle_B: the place among the prompts of each sample's puzzle.
+    """
     begin = time.perf_counter()
-    videos = codec.decode(prompts.first_BC1HW.repeat_interleave(group, 0), latents_BCFHW)
+    videos = codec.decode(prompts.first_BC1HW[puzzle_B.to(prompts.first_BC1HW.device)], latents_BCFHW)
     decoded = time.perf_counter()
-    puzzles = [puzzle for puzzle in prompts.puzzles for _ in range(group)]
+    puzzles = [prompts.puzzles[i] for i in puzzle_B.tolist()]
     verdicts = verify_many(puzzles, videos)
     rewards = [reward(v, weights[p.task]) for p, v in zip(puzzles, verdicts, strict=True)]
-    reward_PG = torch.tensor(rewards, dtype=torch.float64).view(-1, group)
-    return Scores(verdicts, reward_PG, decoded - begin, time.perf_counter() - decoded)
+    reward_B = torch.tensor(rewards, dtype=torch.float64)
+    return Scores(puzzles, verdicts, reward_B, decoded - begin, time.perf_counter() - decoded)
 
 
 def group_advantages(reward_PG: Tensor, eps: float) -> Tensor:
@@ -46,17 +49,15 @@ def group_advantages(reward_PG: Tensor, eps: float) -> Tensor:
     return (centred / (reward_PG.std(1, correction=0, keepdim=True) + eps)).masked_fill(level, 0.0)
 
 
-def score_scalars(prompts: Prompts, scores: Scores) -> dict[str, list[float]]:
+def score_scalars(scores: Scores) -> dict[str, list[float]]:
     """Values to average over ranks, by name: reward and success, overall and by task, and every component by task."""
-    group = scores.reward_PG.shape[1]
     values: dict[str, list[float]] = {}
-    for i, (verdict, r) in enumerate(zip(scores.verdicts, scores.reward_PG.flatten().tolist(), strict=True)):
-        task = prompts.puzzles[i // group].task
+    for puzzle, verdict, r in zip(scores.puzzles, scores.verdicts, scores.reward_B.tolist(), strict=True):
         for name, value in (("reward", r), ("success", float(verdict.solved))):
             values.setdefault(name, []).append(value)
-            values.setdefault(f"{name}_{task}", []).append(value)
+            values.setdefault(f"{name}_{puzzle.task}", []).append(value)
         for name, value in verdict.components.items():
-            values.setdefault(f"component_{task}_{name}", []).append(value)
+            values.setdefault(f"component_{puzzle.task}_{name}", []).append(value)
     return values
 
 

@@ -69,12 +69,16 @@ class Replay:
     idle: list[Anchor] = field(default_factory=list)
 
 
-def kept_samples(advantage_B: Tensor, keep_fraction: float, world: World) -> Tensor:
-    """Indices of this rank's samples among the keep_fraction of all ranks' with the largest |advantage|; never one of zero."""
+def puzzles_of(samples: range, group_size: int) -> Tensor:
+    """The puzzle of each of these samples, numbered from the first one's."""
+    return torch.arange(samples.start, samples.stop) // group_size - samples.start // group_size
+
+
+def kept_samples(advantage_B: Tensor, keep_fraction: float) -> Tensor:
+    """Indices of the keep_fraction of samples with the largest |advantage|; never one of zero."""
     size_B = advantage_B.abs()
     if keep_fraction < 1:
-        everywhere = torch.cat(world.gather(size_B))
-        threshold = everywhere.sort(descending=True).values[max(0, round(keep_fraction * len(everywhere)) - 1)]
+        threshold = size_B.sort(descending=True).values[max(0, round(keep_fraction * len(size_B)) - 1)]
         return torch.nonzero((size_B >= threshold) & (size_B > 0)).flatten()
     return torch.nonzero(size_B > 0).flatten()
 
@@ -87,26 +91,33 @@ def build_replay(
     advantage_PG: Tensor,
     rng: np.random.Generator,
 ) -> Replay:
-    """Chooses the samples worth a backward pass, and lays their rows and terms out in micro-batches."""
-    grpo, group = config.grpo, advantage_PG.shape[1]
-    device = prompts.prompt_B.device
-    advantage_B = advantage_PG.flatten()
-    kept = kept_samples(advantage_B, grpo.keep_fraction, world)
+    """Chooses the samples worth a backward pass, and lays their rows and terms out in micro-batches.
+
+    advantage_PG: of all ranks' samples. trajectory, prompts: of this rank's share of them. All choices are made among all
+    samples, by an rng that is the same on every rank, so they don't depend on the number of ranks.
+    """
+    grpo, device = config.grpo, prompts.prompt_B.device
+    mine = world.share(advantage_PG.numel())
+    puzzle_B = puzzles_of(mine, advantage_PG.shape[1])
+    everywhere = kept_samples(advantage_PG.flatten(), grpo.keep_fraction)
+    kept = everywhere[(everywhere >= mine.start) & (everywhere < mine.stop)] - mine.start
     window = [i for i, step in enumerate(trajectory.steps) if step.std > 0]
-    replay = Replay(num_terms=int(world.sum(torch.tensor(len(kept) * len(window), device=device))))
+    replay = Replay(num_terms=len(everywhere) * len(window))
     if len(kept):
-        every_row = _joined([_rows_of_step(trajectory, i, prompts, advantage_B, kept, group) for i in window])
+        advantage_B = advantage_PG.flatten()[mine.start : mine.stop]
+        every_row = _joined([_rows_of_step(trajectory, i, prompts, puzzle_B, advantage_B, kept) for i in window])
         replay.batches = _split(every_row, grpo.micro_batch)
     if grpo.anchor_weight > 0 and grpo.anchor_fraction > 0:
         late = [i for i, step in enumerate(trajectory.steps) if i > window[-1]]
-        number = round(grpo.anchor_fraction * len(kept))
-        chosen = kept[torch.from_numpy(rng.permutation(len(kept))[:number])]
-        at = [late[k] for k in rng.integers(len(late), size=number)]
-        replay.num_anchors = int(world.sum(torch.tensor(number, device=device)))
-        for part in torch.arange(number).split(grpo.micro_batch) if number else ():
-            puzzle = (chosen[part] // group).to(device)
-            states = [trajectory.states[at[k]][chosen[k]] for k in part.tolist()]
-            sigmas = [trajectory.steps[at[k]].sigma for k in part.tolist()]
+        replay.num_anchors = round(grpo.anchor_fraction * len(everywhere))
+        chosen = everywhere[torch.from_numpy(rng.permutation(len(everywhere))[: replay.num_anchors])].tolist()
+        at = [late[k] for k in rng.integers(len(late), size=replay.num_anchors)]
+        places = [(i, sample - mine.start) for i, sample in zip(at, chosen, strict=True) if sample in mine]
+        for start in range(0, len(places), grpo.micro_batch):
+            part = places[start : start + grpo.micro_batch]
+            puzzle = puzzle_B[[sample for _, sample in part]].to(device)
+            states = [trajectory.states[i][sample] for i, sample in part]
+            sigmas = [trajectory.steps[i].sigma for i, _ in part]
             replay.anchors.append(
                 Anchor(
                     x=torch.stack(states),
@@ -128,15 +139,15 @@ def build_replay(
 
 
 def _rows_of_step(
-    trajectory: Trajectory, i: int, prompts: Prompts, advantage_B: Tensor, kept: Tensor, group: int
+    trajectory: Trajectory, i: int, prompts: Prompts, puzzle_B: Tensor, advantage_B: Tensor, kept: Tensor
 ) -> RowBatch:
     """All rows and terms of SDE step i (the i-th step of the window, which starts at the first)."""
     step, device = trajectory.steps[i], prompts.prompt_B.device
     if len(trajectory.states[i]) < len(advantage_B):  # the samples of a puzzle share its row
-        rows, row_of = torch.unique(kept // group, return_inverse=True)
+        rows, row_of = torch.unique(puzzle_B[kept], return_inverse=True)
         puzzle = rows
     else:
-        rows, row_of, puzzle = kept, torch.arange(len(kept)), kept // group
+        rows, row_of, puzzle = kept, torch.arange(len(kept)), puzzle_B[kept]
     coefficients = torch.tensor([[step.a, step.b, step.std]], dtype=torch.float64, device=device)
     samples, puzzle = kept.to(device), puzzle.to(device)
     return RowBatch(
