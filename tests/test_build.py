@@ -1,14 +1,10 @@
-"""A policy's recomputation: as configured, or the least that fits."""
+"""The least recomputation with which a step fits."""
 
-import pytest
 import torch
-from tiny_run import random_policy, tiny_codec, tiny_config
 
-from vrlvr.build import fitting_recompute, set_recompute
+from vrlvr.build import fitting_recompute
 from vrlvr.errors import UserError
 from vrlvr.models.dit import WanConfig
-
-SHAPE = (30, 6, 16, 16)  # latents large enough for activations to outweigh parameters
 
 
 def test_the_less_memory_the_more_is_recomputed() -> None:
@@ -32,18 +28,3 @@ def test_the_less_memory_the_more_is_recomputed() -> None:
         free = int(free * 0.8)
     assert list(dict.fromkeys(chosen)) == ["none", "selective", "full"]
     assert "micro_batch" in refusal
-
-
-@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-def test_what_is_configured_is_set(recompute: str) -> None:
-    config = tiny_config("--model.recompute", recompute)
-    policy = random_policy(config, tiny_codec(config))
-    set_recompute(config, policy, SHAPE, rows=2)
-    assert policy.dit.recompute == recompute
-
-
-def test_a_cpu_recomputes_nothing_unless_told() -> None:
-    config = tiny_config()
-    policy = random_policy(config, tiny_codec(config))
-    set_recompute(config, policy, SHAPE, rows=2)
-    assert policy.dit.recompute == "none"

@@ -22,6 +22,7 @@ USAGE = """usage: vrlvr COMMAND [options]
   distill-decoder
            a small decoder for rewards, learnt from a Wan model's: --model DIR --out DIR [--data DIR] [--steps N] ...
   eval     test a trained run:   --run_dir DIR
+  estimate memory and time of a run, without a GPU: --config FILE [--processes N] [--gpu_gib G] [--json] ...
   export   a trained model for diffusers or ComfyUI: --run_dir DIR --out DIR --format diffusers|merged|lora-diffusers|...
   verify   judge one video:      VIDEO.mp4 --puzzle PUZZLE.json [--json]
 
@@ -86,6 +87,12 @@ def _encode(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _estimate(arguments: Sequence[str]) -> int:
+    from vrlvr.estimate import run  # imports torch
+
+    return run(arguments)
+
+
 def _export(arguments: Sequence[str]) -> int:
     from vrlvr.export import export  # imports torch
 
@@ -139,6 +146,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "encode": _encode,
     "distill-decoder": _distill_decoder,
     "eval": _eval,
+    "estimate": _estimate,
     "export": _export,
     "verify": _verify,
 }

@@ -74,7 +74,9 @@ class StepMemory:
 def traced_peak(model: nn.Module, inputs: Sequence[Any]) -> int:
     """Peak bytes that forward and backward allocate beside parameters and gradients. All on the meta device."""
     for parameter in model.parameters():
-        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        parameter.grad = None
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter, dtype=parameter.grad_dtype)
     with torch.no_grad():
         model(*inputs)  # tables that are made once and cached are not part of a step
     known = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]

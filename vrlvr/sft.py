@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vrlvr.build import set_recompute
 from vrlvr.checkpoint import Checkpoints, TrainState
 from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
 from vrlvr.engine import make_engine
 from vrlvr.evaluation.run import success_by_task
+from vrlvr.footprint import set_recompute
 from vrlvr.phases import phase
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
@@ -52,7 +52,7 @@ def train_sft(
     progress = Progress(success=dict.fromkeys(config.data.tasks, 0.0))
     state = TrainState(engine, ema, progress)
     checkpoints.restore("sft", state)
-    set_recompute(config, policy, source.latent_shape, rows=len(world.share(sft.batch_size)))
+    set_recompute(config, policy, source, world.size, "sft")
     while progress.step < (progress.stop_at or sft.max_steps):
         progress.step += 1
         lr = sft.lr * _lr_factor(progress, config)
