@@ -1,10 +1,12 @@
 """Policies, codecs and sources of puzzles: made from a configuration, or read from a run."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from vrlvr.audit import AuditedDecoder
 from vrlvr.checkpoint import read_average, read_tensors, write_folder
 from vrlvr.config import Config
 from vrlvr.distributed import World
@@ -13,6 +15,7 @@ from vrlvr.errors import UserError
 from vrlvr.memory import choose_policy
 from vrlvr.models.dit import WanConfig, WanTransformer
 from vrlvr.models.recompute import Policy as RecomputePolicy
+from vrlvr.models.reward_decoder import RewardDecoder
 from vrlvr.models.text import FrozenText, TaskEmbedding
 from vrlvr.models.tiny_codec import TinyCodec
 from vrlvr.models.wan import conditioning_of, load_transformer
@@ -89,32 +92,6 @@ def load_policy(config: Config, source: Source, device: torch.device, run_dir: P
     return policy
 
 
-def set_recompute(config: Config, policy: Policy, latent_shape: tuple[int, int, int, int], rows: int) -> None:
-    """Sets what the backward pass of `rows` rows a micro-batch recomputes, as the configuration says.
-
-    auto: on a GPU the least that fits in the memory that is free or held by the policy's own parameters, by the estimate of
-    `vrlvr.memory`; on a CPU nothing. Raises UserError if not even full recomputation fits.
-    """
-    dit, wanted = policy.dit, config.model.recompute
-    weight, clean = dit.patch_embedding.weight, 1 if policy.conditioning == "pin" else 0
-    if wanted != "auto":
-        dit.recompute = wanted
-    elif weight.is_cuda:
-        free, _ = torch.cuda.mem_get_info(weight.device)
-        unused = torch.cuda.memory_reserved(weight.device) - torch.cuda.memory_allocated(weight.device)
-        own = sum(parameter.nbytes for parameter in policy.parameters())
-        _, frames, height, width = latent_shape
-        dit.recompute = fitting_recompute(
-            dit.config,
-            (frames + clean, height, width),
-            tuple(policy.text.table.shape[1:]),
-            clean,
-            weight.dtype,
-            rows,
-            free + unused + own,
-        )
-
-
 def fitting_recompute(
     config: WanConfig,
     grid: tuple[int, int, int],
@@ -138,6 +115,18 @@ def fitting_recompute(
         free_bytes,
         implementation=implementation,
     )
+
+
+def open_reward_decoder(
+    config: Config, source: Source, world: World, say: Callable[[str], None]
+) -> AuditedDecoder | None:
+    """The small decoder of grpo.reward_decoder under audit, if there is one. Raises UserError for one of another VAE."""
+    folder, data = config.grpo.reward_decoder, config.data
+    if folder is None:
+        return None
+    assert isinstance(source, Encoded), "config.check allows it with a Wan VAE only"
+    small = RewardDecoder.from_pretrained(Path(folder), world.device, vae=source.data.index["vae"])
+    return AuditedDecoder(small, source.codec, (data.height, data.width), config.grpo.audit, config.seed, world, say)
 
 
 def save_codec(codec: TinyCodec, run_dir: Path, world: World) -> None:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vrlvr.audit import AuditConfig
 from vrlvr.errors import UserError
 from vrlvr.models.tiny_codec import check_board
 from vrlvr.policy import Conditioning
@@ -130,6 +131,8 @@ class GrpoConfig:
     inner_epochs: passes over a rollout (the clip can only bind from the second on).
     micro_batch: rows of one forward, of the rollout as of the update.
     shuffle_advantages: the control in which the reward teaches nothing.
+    reward_decoder: a folder made by `vrlvr distill-decoder`, whose small decoder makes the videos that are rewarded while the
+    audit finds its verdicts true; none: the codec's full decode. Evaluation always decodes in full.
     reward: dense, sparse (success only), or the weights of every task's components, {task: {component: weight}}.
     """
 
@@ -158,6 +161,8 @@ class GrpoConfig:
     validate_every: int = 50
     save_every: int = 50
     shuffle_advantages: bool = False
+    reward_decoder: str | None = None
+    audit: AuditConfig = field(default_factory=AuditConfig)
     reward: Literal["dense", "sparse"] | dict[str, dict[str, float]] = "dense"
 
 

@@ -8,18 +8,20 @@ untrained late steps drift.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from vrlvr.build import set_recompute
+from vrlvr.build import open_reward_decoder
 from vrlvr.checkpoint import Checkpoints, TrainState
 from vrlvr.config import Config, num_sde_steps, reward_weights
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
 from vrlvr.engine import make_engine
 from vrlvr.evaluation.run import success_by_task
+from vrlvr.footprint import set_recompute
 from vrlvr.optim import cosine_decay
 from vrlvr.phases import phase
 from vrlvr.policy import Policy
@@ -37,9 +39,10 @@ GRPO_STREAM = 3
 
 @dataclass
 class Progress:
-    """Updates done."""
+    """Updates done, and what the reward decoder's audit has found."""
 
     step: int = 0
+    audit: dict[str, Any] = field(default_factory=dict)
 
 
 def train_grpo(
@@ -60,14 +63,17 @@ def train_grpo(
     engine = make_engine(config, world, policy, grpo.weight_decay, grpo.grad_clip)
     state = TrainState(engine, ema, progress)
     checkpoints.restore("grpo", state)
-    set_recompute(config, policy, shape, rows=grpo.micro_batch)
+    audited = open_reward_decoder(config, source, world, log.say)
+    if audited is not None and progress.audit:
+        audited.load_state(progress.audit)
+    set_recompute(config, policy, source, world.size, "grpo")
     velocity = FrozenVelocity(policy, grpo.micro_batch, graphs=not engine.spreads_weights)
     while progress.step < grpo.updates:
         progress.step += 1
         lr = grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction)
         rng = np.random.default_rng(
             np.random.SeedSequence([config.seed, GRPO_STREAM, progress.step])
-        )  # on all ranks alike
+        )  # alike on all ranks
 
         begin, cpu_begin = time.perf_counter(), time.process_time()
         mine, first = world.share(grpo.puzzles * grpo.group_size), progress.step * grpo.puzzles
@@ -91,7 +97,8 @@ def train_grpo(
         rolled_out = time.perf_counter()
 
         with phase("score"):
-            scores = score(prompts, puzzle_B, trajectory.latents_BCFHW, source.codec, weights)
+            decoder, size = (source.codec, None) if audited is None else (audited, audited.size)
+            scores = score(prompts, puzzle_B, trajectory.latents_BCFHW, decoder, weights, size)
         with phase("advantage"):
             reward_PG = torch.cat(world.gather(scores.reward_B)).view(-1, grpo.group_size)
             advantage_PG = group_advantages(reward_PG, grpo.advantage_eps)
@@ -112,6 +119,11 @@ def train_grpo(
             ema.update(policy, progress.step)
 
         scalars |= score_scalars(scores)
+        if audited is not None:
+            first_B = prompts.first_BC1HW[puzzle_B.to(device)]
+            found = audited.audit(progress.step, scores.puzzles, first_B, trajectory.latents_BCFHW, scores.verdicts)
+            scalars |= {name: [value] for name, value in found.items()}
+            progress.audit = audited.state()
         scalars["zero_spread_fraction"] = zero_spread
         scalars["seconds_rollout"] = [rolled_out - begin]
         scalars["seconds_decode"], scalars["seconds_verify"] = [scores.seconds_decode], [scores.seconds_verify]

@@ -4,8 +4,9 @@ Latents here are those of the *generated* frames only; the clean first frame tra
 the log-probability, the KL or the loss, and there is nothing to re-pin.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,20 @@ class Policy(nn.Module):
     def __init__(self, dit: WanTransformer, text: TaskEmbedding | FrozenText, conditioning: Conditioning):
         super().__init__()
         self.dit, self.text, self.conditioning = dit, text, conditioning
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """What training changes: with adapters (LoRA) these alone, since the model that they adapt is the pretrained one's."""
+        state = super().state_dict(*args, **options)
+        return {name: tensor for name, tensor in state.items() if ".lora_" in name} or state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Takes up what `state_dict` gave. Raises RuntimeError if, with strict, that is of another model."""
+        wrong = sorted(self.state_dict().keys() ^ state_dict.keys())
+        if strict and wrong:
+            raise RuntimeError(
+                f"the saved state and the policy differ in {len(wrong)} tensors, the first is {wrong[0]}"
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def text_context(self, prompt_P: Tensor | None = None) -> TextContext:
         """The text of these prompts, ready for cross-attention; of all prompts where there are no more of them."""

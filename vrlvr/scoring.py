@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vrlvr.audit import Decoder
 from vrlvr.batches import Prompts
-from vrlvr.models.codec import Codec
 from vrlvr.puzzles import Puzzle, verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
 
@@ -26,16 +26,24 @@ class Scores:
     seconds_verify: float
 
 
-def score(prompts: Prompts, puzzle_B: Tensor, latents_BCFHW: Tensor, codec: Codec, weights: Weights) -> Scores:
+def score(
+    prompts: Prompts,
+    puzzle_B: Tensor,
+    latents_BCFHW: Tensor,
+    decoder: Decoder,
+    weights: Weights,
+    size: tuple[int, int] | None = None,
+) -> Scores:
     """Decodes the samples and lets each puzzle's verifier judge them. A verifier's crash is raised, never a reward.
 
-    puzzle_B: the place among the prompts of each sample's puzzle.
+    puzzle_B: the place among the prompts of each sample's puzzle. size: height and width in which the boards were drawn, where
+    the decoder's videos are smaller.
     """
     begin = time.perf_counter()
-    videos = codec.decode(prompts.first_BC1HW[puzzle_B.to(prompts.first_BC1HW.device)], latents_BCFHW)
+    videos = decoder.decode(prompts.first_BC1HW[puzzle_B.to(prompts.first_BC1HW.device)], latents_BCFHW)
     decoded = time.perf_counter()
     puzzles = [prompts.puzzles[i] for i in puzzle_B.tolist()]
-    verdicts = verify_many(puzzles, videos)
+    verdicts = verify_many(puzzles, videos, size)
     rewards = [reward(v, weights[p.task]) for p, v in zip(puzzles, verdicts, strict=True)]
     reward_B = torch.tensor(rewards, dtype=torch.float64)
     return Scores(puzzles, verdicts, reward_B, decoded - begin, time.perf_counter() - decoded)
