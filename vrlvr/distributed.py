@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vrlvr.errors import UserError
+from vrlvr.heartbeat import Heartbeat
 
 Result = TypeVar("Result")
 
@@ -87,18 +89,30 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def start_world() -> World:
-    """Joins torchrun's process group if there is more than one process (nccl on GPUs, gloo on CPUs)."""
+@contextmanager
+def joined_world() -> Iterator[World]:
+    """The world of torchrun's processes (nccl on GPUs, gloo on CPUs), or of one.
+
+    If a process dies, the others end within 30 s and name it.
+    """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
-    return World(rank, size, device)
-
-
-def end_world() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if size == 1:
+        yield World(rank, size, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # A connection of its own: the process group's may be waiting for something.
+    store = dist.PrefixStore("heartbeat", dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10)))
+    heartbeat = Heartbeat(store, rank, size)
+    try:
+        yield World(rank, size, device)
+    except BaseException as error:
+        heartbeat.end(error)
+        raise
+    dist.barrier()  # none takes the store away from others that still watch
+    heartbeat.end(None)
+    dist.destroy_process_group()

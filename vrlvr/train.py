@@ -16,7 +16,7 @@ from vrlvr.batches import generate_all, read_split, videos_of
 from vrlvr.build import build_policy, load_policy, open_source, save_codec
 from vrlvr.checkpoint import Checkpoints
 from vrlvr.config import Config, check
-from vrlvr.distributed import World, end_world, start_world
+from vrlvr.distributed import World, joined_world
 from vrlvr.ema import frozen_copy
 from vrlvr.errors import UserError
 from vrlvr.evaluation.report import write_report, write_results_md
@@ -37,11 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = options.parse(arguments)
         check(config, int(os.environ.get("WORLD_SIZE", "1")))
-        world = start_world()
-        try:
+        with joined_world() as world:
             train(config, world, arguments)
-        finally:
-            end_world()
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"vrlvr: {error}", file=sys.stderr)

@@ -1,0 +1,104 @@
+"""Jobs for several processes: started by `on_ranks`, run by this file as torchrun's script."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_run import tiny_codec, tiny_config, tiny_prompts
+
+from vrlvr import heartbeat, options
+from vrlvr.batches import Prompts
+from vrlvr.build import build_policy
+from vrlvr.config import Config
+from vrlvr.distributed import World, joined_world
+from vrlvr.engine import Engine, make_engine
+from vrlvr.policy import Policy
+from vrlvr.source import Rendered
+from vrlvr.tensor_files import write_tensors
+from vrlvr.train import train
+
+
+def on_ranks(processes: int, job: str, argument: Any, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs a job of this file in so many processes. Raises if it fails, with what they said."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [*launcher, __file__, job, json.dumps(argument)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert finished.returncode == 0, finished.stderr[-5000:]
+    return finished
+
+
+def train_runs(world: World, runs: list[list[str]]) -> None:
+    """Whole runs, one after another, each given by its command line."""
+    for arguments in runs:
+        train(options.parse(arguments), world, arguments)
+
+
+def half_precision(world: World, argument: dict[str, Any]) -> None:
+    """A few steps with bfloat16 weights by each of some engines; rank 0 writes what these hold to {folder}/{stage}/."""
+    for stage in argument["stages"]:
+        config = tiny_config(*argument["options"], "--engine.zero_stage", str(stage))
+        engine, losses = train_in_half(config, world, steps=argument["steps"])
+        folder = Path(argument["folder"]) / str(stage)
+        folder.mkdir(parents=True)
+        for name, tensors in (("model", engine.weights()), ("optimizer", engine.optimizer_state())):
+            gathered = [(key, tensor.clone()) for key, tensor in tensors]  # on every rank
+            if world.is_main:
+                write_tensors(folder, name, gathered, 10**9)
+        if world.is_main:
+            (folder / "losses.json").write_text(json.dumps(losses))
+        engine.close()
+
+
+def train_in_half(config: Config, world: World, steps: int) -> tuple[Engine, list[list[float]]]:
+    """bfloat16 weights, several backward passes a step, text of several tokens; the losses and gradient norms."""
+    policy, prompts, latents = _half_policy(config)
+    engine = make_engine(config, world, policy, weight_decay=0.01, max_grad_norm=0.5)
+    rows, log = world.share(len(latents)), []
+    for _ in range(steps):
+        with engine.accumulate():
+            context = policy.text_context()
+            text, loss = context.leaves(), torch.zeros(())
+            for i in rows:
+                x, first, prompt = latents[i : i + 1], prompts.first_BC1HW[i : i + 1], prompts.prompt_B[i : i + 1]
+                part = (policy(x, torch.tensor([0.5]), first, prompt, context=text) - x).square().mean() / len(latents)
+                part.backward()
+                loss += part.detach()
+            context.backward(text)
+        norm = engine.step(1e-2)
+        log.append([world.sum(loss).item(), norm])
+    return engine, log
+
+
+def _half_policy(config: Config) -> tuple[Policy, Prompts, torch.Tensor]:
+    codec = tiny_codec(config)
+    policy = build_policy(config, Rendered(config, codec, torch.device("cpu")), torch.device("cpu"))
+    policy.text.table = torch.nn.Parameter(torch.randn(3, 4, config.model.text_dim))
+    prompts = tiny_prompts(config, codec, 8)
+    latents = torch.randn(8, *codec.latent_shape(5, 16, 16), generator=torch.Generator().manual_seed(0))
+    return policy.to(torch.bfloat16), prompts, latents
+
+
+def beat(world: World, argument: dict[str, Any]) -> None:
+    """Waits for ever, in collectives or not; one rank may fail."""
+    for name, value in argument.get("constants", {}).items():
+        setattr(heartbeat, name, value)
+    print("ready", flush=True)
+    for i in range(10**9):
+        if argument["collectives"]:
+            world.sum(torch.ones(1))
+        if world.rank == argument.get("failing") and i == 5:
+            raise ZeroDivisionError("a bug")
+        time.sleep(0.05)
+
+
+JOBS = {job.__name__: job for job in (train_runs, half_precision, beat)}
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    with joined_world() as joined:
+        JOBS[sys.argv[1]](joined, json.loads(sys.argv[2]))
