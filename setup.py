@@ -19,6 +19,8 @@ WAN = ["diffusers>=0.38,<0.43", "ftfy>=6", "peft>=0.18,<0.22", "transformers>=4.
 PROFILING = ["matplotlib>=3.8", "nvidia-ml-py>=12"]
 TEST = ["pytest>=8", "pytest-benchmark>=5", "pytest-timeout>=2", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"]
 
+DEEPSPEED = ["deepspeed>=0.19,<0.20"]
+
 setup(
     name="vrlvr",
     version="0.1.0",
@@ -44,8 +46,9 @@ setup(
     ],
     extras_require={
         "wan": WAN,
+        "deepspeed": DEEPSPEED,
         "profiling": PROFILING,
-        "test": [*WAN, *PROFILING, *TEST],
+        "test": [*WAN, *DEEPSPEED, *PROFILING, *TEST],
     },
     entry_points={"console_scripts": ["vrlvr = vrlvr.cli:main"]},
 )
