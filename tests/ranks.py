@@ -1,6 +1,8 @@
 """Jobs for several processes: started by `on_ranks`, run by this file as torchrun's script."""
 
+import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_run import tiny_codec, tiny_config, tiny_prompts
 
@@ -39,18 +42,34 @@ def train_runs(world: World, runs: list[list[str]]) -> None:
 
 
 def half_precision(world: World, argument: dict[str, Any]) -> None:
-    """A few steps with bfloat16 weights by each of some engines; rank 0 writes what these hold to {folder}/{stage}/."""
-    for stage in argument["stages"]:
-        config = tiny_config(*argument["options"], "--engine.zero_stage", str(stage))
+    """A few steps with bfloat16 weights by each of some engines; rank 0 writes what these hold to {folder}/{name}/."""
+    for name, options_of_engine in argument["engines"].items():
+        config = tiny_config(*argument["options"], *options_of_engine)
         engine, losses = train_in_half(config, world, steps=argument["steps"])
-        folder = Path(argument["folder"]) / str(stage)
-        folder.mkdir(parents=True)
-        for name, tensors in (("model", engine.weights()), ("optimizer", engine.optimizer_state())):
+        folder = Path(argument["folder"]) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, tensors in (("model", engine.weights()), ("optimizer", engine.optimizer_state())):
             gathered = [(key, tensor.clone()) for key, tensor in tensors]  # on every rank
             if world.is_main:
-                write_tensors(folder, name, gathered, 10**9)
+                write_tensors(folder, kind, gathered, 10**9)
         if world.is_main:
             (folder / "losses.json").write_text(json.dumps(losses))
+        engine.close()
+
+
+def errors(world: World, argument: dict[str, Any]) -> None:
+    """What is raised within an update comes out on every rank, and so does a gradient that is not finite."""
+    for options_of_engine in argument["engines"].values():
+        config = tiny_config(*options_of_engine)
+        policy, _, _ = _half_policy(config)
+        engine = make_engine(config, world, policy, weight_decay=0.0, max_grad_norm=1.0)
+        with contextlib.suppress(ZeroDivisionError), engine.accumulate():
+            policy.text.table.sum().backward()
+            raise ZeroDivisionError
+        with engine.accumulate():
+            (policy.text.table * math.inf).sum().backward()
+        with pytest.raises(FloatingPointError, match="lower the learning rate"):
+            engine.step(1e-3)
         engine.close()
 
 
@@ -96,7 +115,7 @@ def beat(world: World, argument: dict[str, Any]) -> None:
         time.sleep(0.05)
 
 
-JOBS = {job.__name__: job for job in (train_runs, half_precision, beat)}
+JOBS = {job.__name__: job for job in (train_runs, half_precision, errors, beat)}
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -1,52 +1,140 @@
-"""Two processes train what one trains; collectives and shares."""
+"""Several processes: collectives and shares, one line for bad input, and a death that the others name."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ranks
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_run import ARGUMENTS
 from torch import nn
 
+from vrlvr import distributed
 from vrlvr.distributed import World
-from vrlvr.train import main
+from vrlvr.update import puzzles_of
 
-# The anchor's states are drawn by each rank for itself, so they differ with the number of ranks.
-SHORT = ["--sft.max_steps", "2", "--sft.validate_every", "2", "--grpo.anchor_weight", "0"]
 ENTRY = Path(__file__).parents[1] / "vrlvr" / "train.py"
+LIMIT_S = 30  # within which the survivors must have ended
 
 
-def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return subprocess.run([*launcher, str(ENTRY), *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.Popen([*launcher, str(ENTRY), *arguments], stderr=subprocess.PIPE, text=True)
 
 
-def losses(run_dir: Path) -> list[list[float]]:
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    names = {"sft": ("loss", "grad_norm", "val_success"), "grpo": ("reward", "grad_norm", "val_success")}
-    return [[row["step"], *(row.get(name, 0.0) for name in names[p])] for row in rows if (p := row["phase"]) in names]
+def test_the_command_with_torchrun(tmp_path: Path) -> None:
+    arguments = [*ARGUMENTS, "--run_dir", str(tmp_path / "run"), "--stage", "data"]
+    run = torchrun(*arguments)
+    _, said = run.communicate(timeout=300)
+    assert run.returncode == 0, said[-3000:]
+    assert len((tmp_path / "run" / "puzzles" / "train.jsonl").read_text().splitlines()) == 3 * 24
 
-
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
-    together, alone = tmp_path / "together", tmp_path / "alone"
-    finished = torchrun(*ARGUMENTS, *SHORT, "--run_dir", str(together))
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert main([*ARGUMENTS, *SHORT, "--run_dir", str(alone)]) == 0
-    assert len(losses(together)) == 4
-    for row, expected in zip(losses(together), losses(alone), strict=True):
-        assert row == pytest.approx(expected, rel=1e-5)
-    assert (together / "puzzles" / "train.jsonl").read_text() == (alone / "puzzles" / "train.jsonl").read_text()
-    assert [path.name for path in together.glob("results.*")] != []
-
-    refused = torchrun(*ARGUMENTS, *SHORT, "--run_dir", str(together), "--stage", "sft")
-    lines = [line for line in refused.stderr.splitlines() if line.startswith("vrlvr: ")]
+    refused = torchrun(*arguments, "--init_from", str(tmp_path / "nowhere"), "--resume", "auto")
+    _, said = refused.communicate(timeout=300)
+    assert refused.returncode != 0
+    lines = [line for line in said.splitlines() if line.startswith("vrlvr: ")]
     assert len(lines) == 1
-    assert "already holds checkpoints of stage sft" in lines[0]
-    assert "[rank1]" not in refused.stderr  # the other process ends in peace
+    assert "nowhere lacks config.yaml" in lines[0]
+    assert "[rank1]" not in said  # the other process ends in peace
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+def test_torchrun_ends_with_a_killed_process_and_names_it(tmp_path: Path) -> None:
+    run = torchrun(*ARGUMENTS, "--sft.max_steps", "1000000", "--run_dir", str(tmp_path / "run"))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and '"sft"' in metrics.read_text()):
+        assert run.poll() is None, run.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    victim = next(
+        pid for pid in children(run.pid) if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    )
+    os.kill(victim, 9)
+    _, said = run.communicate(timeout=LIMIT_S)
+    assert run.returncode != 0
+    assert "rank      : 1" in said
+    assert f"Signal 9 (SIGKILL) received by PID {victim}" in said
+
+
+class Ranks:
+    """Processes without a launcher that would watch them, as those of other nodes are."""
+
+    def __init__(self, number: int, **argument: Any) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, ranks.__file__, "beat", json.dumps(argument)],
+                env=os.environ
+                | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
+                | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(number)
+        ]
+
+    def wait_until_ready(self) -> None:
+        for process in self.processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+    def last_words(self, rank: int, limit_s: float) -> str:
+        _, said = self.processes[rank].communicate(timeout=limit_s)
+        assert self.processes[rank].returncode not in (0, -9)
+        return said
+
+
+def test_the_others_name_a_killed_rank_and_end() -> None:
+    """In collectives, which gloo interrupts, and outside of them, where nobody would notice."""
+    with Ranks(3, collectives=True) as meeting, Ranks(2, collectives=False) as apart:
+        for group in (meeting, apart):
+            group.wait_until_ready()
+        for group in (meeting, apart):
+            group.processes[1].kill()
+        killed = time.monotonic()
+        for group in (meeting, apart):
+            size = len(group.processes)
+            for rank in set(range(size)) - {1}:
+                said = group.last_words(rank, max(0.1, killed + LIMIT_S - time.monotonic()))
+                assert (
+                    f"vrlvr: rank 1 of {size} has been silent for 15 s: it was killed, or hangs; rank {rank} ends"
+                    in said
+                )
+
+
+def test_the_others_name_a_rank_that_failed_or_kept_the_store() -> None:
+    quick: dict[str, Any] = {"collectives": True, "constants": {"SILENCE_S": 4.0, "GRACE_S": 2.0}}
+    with Ranks(2, failing=1, **quick) as failing, Ranks(2, **quick) as headless:
+        failing.wait_until_ready()
+        headless.wait_until_ready()
+        headless.processes[0].kill()
+        assert "ZeroDivisionError: a bug" in failing.last_words(1, LIMIT_S)
+        assert "vrlvr: rank 1 of 2 failed: ZeroDivisionError: a bug; rank 0 ends" in failing.last_words(0, LIMIT_S)
+        assert "vrlvr: rank 0, which kept the ranks' meeting point, is gone" in headless.last_words(1, LIMIT_S)
 
 
 @given(total=st.integers(0, 300), size=st.integers(1, 17))
@@ -54,6 +142,13 @@ def test_shares_are_whole_and_even(total: int, size: int) -> None:
     shares = [World(rank, size).share(total) for rank in range(size)]
     assert [i for share in shares for i in share] == list(range(total))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(puzzles=st.integers(1, 20), group=st.integers(2, 9), size=st.integers(1, 17))
+def test_shares_of_samples_know_their_puzzles(puzzles: int, group: int, size: int) -> None:
+    for rank in range(min(size, puzzles * group)):
+        mine = World(rank, size).share(puzzles * group)
+        assert [mine.start // group + p for p in puzzles_of(mine, group).tolist()] == [i // group for i in mine]
 
 
 def test_one_process_needs_no_group() -> None:
@@ -64,4 +159,26 @@ def test_one_process_needs_no_group() -> None:
     assert world.gather("x") == ["x"]
     assert world.sum(torch.tensor(3.0)).item() == 3.0
     assert layer.weight.grad.tolist() == [[1.0, 1.0]]
-    assert layer.bias.grad is None
+    assert layer.bias.grad is not None
+    assert layer.bias.grad.tolist() == [0.0]
+
+
+def test_gradients_are_summed_in_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    summed: list[int] = []
+
+    def double(flat: torch.Tensor) -> None:
+        summed.append(flat.numel())
+        flat.mul_(2)
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", double)
+    monkeypatch.setattr(distributed, "_BUCKET_NUMEL", 10)
+    parameters = [nn.Parameter(torch.zeros(n)) for n in (3, 4, 4, 30, 1)]
+    parameters.append(nn.Parameter(torch.zeros(2), requires_grad=False))
+    for p in parameters[1:5]:
+        p.grad = torch.arange(p.numel(), dtype=torch.float32)
+    World(0, 2).sync_gradients(parameters)
+    assert summed == [7, 4, 30, 1]
+    for p in parameters[1:5]:
+        assert p.grad is not None
+        assert p.grad.tolist() == [2.0 * i for i in range(p.numel())]
+    assert [p.grad is None for p in parameters] == [False] * 5 + [True]

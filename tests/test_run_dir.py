@@ -95,7 +95,7 @@ def test_a_run_that_does_not_exist(stage: str, tmp_path: Path, refused: Run) -> 
 
 def test_grpo_needs_a_complete_sft(copy_of: Path, refused: Run) -> None:
     shutil.rmtree(copy_of / "checkpoints" / "sft-final")
-    assert "sft-final/ema.safetensors is no readable checkpoint" in refused(copy_of, "--stage", "grpo")
+    assert "sft-final/state.json is no readable checkpoint" in refused(copy_of, "--stage", "grpo")
 
 
 def test_missing_puzzles(copy_of: Path, refused: Run) -> None:

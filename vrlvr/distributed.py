@@ -110,9 +110,9 @@ def joined_world() -> Iterator[World]:
     heartbeat = Heartbeat(store, rank, size)
     try:
         yield World(rank, size, device)
+        dist.barrier()  # none takes the store away from others that still watch
     except BaseException as error:
         heartbeat.end(error)
         raise
-    dist.barrier()  # none takes the store away from others that still watch
     heartbeat.end(None)
     dist.destroy_process_group()

@@ -74,7 +74,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         dict(content["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no readable checkpoint ({error!r}); use another one, or begin anew") from error
+        raise UserError(
+            f"{path} is no readable checkpoint ({error!r}); use a run whose stage is complete, or begin anew"
+        ) from error
     return content
 
 
@@ -143,4 +145,4 @@ def _sha256(path: Path) -> str:
 
 
 def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is no readable checkpoint ({why}); use another one, or begin anew")
+    return UserError(f"{path} is no readable checkpoint ({why}); use a run whose stage is complete, or begin anew")
