@@ -16,7 +16,6 @@ PACKAGES = [
 ]
 
 WAN = ["diffusers>=0.38,<0.43", "ftfy>=6", "peft>=0.18,<0.22", "transformers>=4.57,<6"]
-DEEPSPEED = ["deepspeed>=0.19,<0.20"]
 PROFILING = ["matplotlib>=3.8", "nvidia-ml-py>=12"]
 TEST = ["pytest>=8", "pytest-benchmark>=5", "pytest-timeout>=2", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"]
 
