@@ -77,7 +77,7 @@ def train_in_half(config: Config, world: World, steps: int) -> tuple[Engine, lis
     """bfloat16 weights, several backward passes a step, text of several tokens; the losses and gradient norms."""
     policy, prompts, latents = _half_policy(config)
     engine = make_engine(config, world, policy, weight_decay=0.01, max_grad_norm=0.5)
-    rows, log = world.share(len(latents)), []
+    rows, log, dim = world.share(len(latents)), [], policy.dit.config.dim
     for _ in range(steps):
         with engine.accumulate():
             context = policy.text_context()
@@ -88,7 +88,10 @@ def train_in_half(config: Config, world: World, steps: int) -> tuple[Engine, lis
                 part.backward()
                 loss += part.detach()
             context.backward(text)
+            gradient = policy.dit.blocks[0].ffn.net[2].weight.grad  # of all passes, and not reduced before the last
+            assert gradient.shape == (dim, config.model.ffn_dim)
         norm = engine.step(1e-2)
+        assert engine.spreads_weights == (policy.dit.blocks[0].ffn.net[2].weight.numel() == 0)
         log.append([world.sum(loss).item(), norm])
     return engine, log
 
