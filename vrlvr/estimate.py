@@ -16,7 +16,7 @@ from typing import Any, Literal
 from vrlvr import options
 from vrlvr.config import Config, check
 from vrlvr.errors import UserError
-from vrlvr.footprint import MARGIN, PARTS, Stage, fits, least_recompute, zero_stage
+from vrlvr.footprint import MARGIN, PARTS, Stage, fits, footprints, least_recompute, zero_stage
 from vrlvr.memory import GIB
 from vrlvr.meter import Meter
 from vrlvr.models.dit import WanConfig
@@ -131,10 +131,12 @@ def by_zero_stage(config: Config, meter: Meter, processes: int, gpu_bytes: float
 def largest(config: Config, meter: Meter, processes: int, gpu_bytes: float) -> dict[str, int]:
     """The largest sft.batch_size, grpo.micro_batch and grpo.group_size, each alone, that fit; 0 if none does."""
 
+    # What fits at all does so with full recomputation.
+    recompute = "full" if config.model.recompute == "auto" else config.model.recompute
+
     def fitting(stage: Stage, changed: Callable[[int], Config]) -> Callable[[int], bool]:
         def test(value: int) -> bool:
-            other = changed(value)
-            return fits(least_recompute(other, meter, processes, stage, gpu_bytes)[1], gpu_bytes)
+            return fits(footprints(changed(value), meter, processes, stage, recompute), gpu_bytes)
 
         return test
 
@@ -150,7 +152,9 @@ def largest(config: Config, meter: Meter, processes: int, gpu_bytes: float) -> d
 
 def _largest(fitting: Callable[[int], bool]) -> int:
     """The largest number up to _MOST_SAMPLES that fits, by bisection; 0 if 1 does not."""
-    low, high = 0, _MOST_SAMPLES + 1
+    if fitting(_MOST_SAMPLES):
+        return _MOST_SAMPLES
+    low, high = 0, _MOST_SAMPLES
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fitting(middle) else (low, middle)

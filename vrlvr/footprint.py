@@ -6,7 +6,7 @@ Counted is what PyTorch allocates (see `vrlvr.memory`). Which tensors live in a 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -158,8 +158,8 @@ class _Run:
             rows=rows,
             **self.engine(whole=True, accumulated=False),
             **shared,
-            states=states + rows * trajectory + meter.keys_values(prompts),
-            activations=graphs + max(meter.peak("forward", rows, prompts), meter.decode_bytes),
+            states=states + rows * trajectory + meter.text(prompts),
+            activations=graphs + max(meter.peak("forward", rows, prompts), meter.decode(rows)),
         )
 
 
@@ -204,7 +204,7 @@ def _grpo(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
     }
     trained, anchors = run.share(counted.trained) // grpo.inner_epochs, run.share(counted.anchors)
     rollout_rows, rows = min(grpo.micro_batch, samples), min(grpo.micro_batch, trained)
-    text = run.text_table + meter.keys_values(prompts)
+    text = run.text_table + meter.text(prompts)
     trajectory = run.latent * ((puzzles if grpo.shared_noise else samples) + rollout_steps(config) * samples)
     # A replay's rows are copies: each row's latents and first frame, and each term's next latents.
     terms = round(grpo.keep_fraction * samples) * num_sde_steps(config)
@@ -212,7 +212,7 @@ def _grpo(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
     former = text + trajectory + replay  # of the last update, until this one's are there
     forward = meter.peak("forward", rollout_rows, prompts)
     graphs = forward if meter.implementation == "triton" and run.stage != 3 else 0  # CUDA graphs keep theirs
-    yield Footprint(
+    rollout = Footprint(
         phase="rollout",
         rows=rollout_rows,
         **run.engine(whole=True, accumulated=False),
@@ -220,13 +220,15 @@ def _grpo(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
         states=former + trajectory + samples * (2 * run.latent + run.first),
         activations=forward,
     )
+    # It begins with this update's text, while the last one's is still there.
+    yield max(rollout, replace(rollout, states=former, activations=meter.text(prompts)), key=lambda x: x.total)
     yield Footprint(
         phase="decode",
         rows=samples,
         **run.engine(whole=False, accumulated=False),
         **shared,
         states=former + samples * run.first,
-        activations=graphs + meter.decode_bytes,
+        activations=graphs + meter.decode(samples),
     )
     passes: dict[Pass, int] = {"update": rows, "anchored update": rows if grpo.kl_weight > 0 else min(rows, anchors)}
     yield Footprint(
@@ -234,7 +236,7 @@ def _grpo(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
         rows=rows,
         **run.engine(whole=False, accumulated=True),
         **shared,
-        states=former + (meter.keys_values(prompts) if has_reference else 0),
+        states=former + (meter.text(prompts) if has_reference else 0),
         activations=graphs + max(meter.peak(what, n, prompts, recompute) for what, n in passes.items() if n),
     )
     yield run.validation("grpo validation", shared, former, graphs)

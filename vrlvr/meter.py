@@ -47,15 +47,25 @@ class Meter:
 
     def __init__(self, config: Config, sizes: Sizes, implementation: launch.Implementation = "triton") -> None:
         self.config, self.sizes, self.implementation = config, sizes, implementation
-        self._peaks: dict[tuple[Any, ...], tuple[int, ...]] = {}  # of one and of two blocks
+        self._peaks: dict[tuple[Any, ...], tuple[int, int]] = {}  # of one and of two blocks
+        self._texts: dict[int, tuple[int, int]] = {}  # likewise
+        self._decodes: dict[int, int] = {}
         self._policies = [self._build(depth) for depth in (1, 2)]
         self.weights = self._count()
-        self.codec_bytes, self.decode_bytes = self._decode()
+        self._codec = sizes.codec if isinstance(sizes.codec, WanVAECodec) else None  # the tiny one lives on the CPU
+        self.codec_bytes = 0
+        if self._codec:
+            nn.Module.to(
+                self._codec.vae, DTYPES[config.model.dtype]
+            )  # diffusers' own warns of modules that are not there
+            self.codec_bytes = sum(p.nbytes for p in self._codec.vae.parameters())
 
-    def keys_values(self, prompts: int) -> int:
+    def text(self, prompts: int) -> int:
         """Bytes of the text's keys and values of all blocks."""
-        dit, dtype = self.sizes.dit, DTYPES[self.config.model.dtype]
-        return 2 * dit.num_layers * prompts * self.sizes.text_shape[1] * dit.dim * dtype.itemsize
+        if prompts not in self._texts:
+            one, two = (self._trace_text(policy, prompts) for policy in self._policies)
+            self._texts[prompts] = one, two
+        return self._extrapolated(*self._texts[prompts])
 
     def peak(
         self, what: Pass, rows: int, prompts: int, recompute: RecomputePolicy = "none", depth: int | None = None
@@ -66,14 +76,34 @@ class Meter:
         """
         key = what, rows, prompts, recompute
         if key not in self._peaks:
-            self._peaks[key] = tuple(self._trace(policy, *key) for policy in self._policies)
-        one, two = self._peaks[key]
+            one, two = (self._trace(policy, *key) for policy in self._policies)
+            self._peaks[key] = one, two
+        return self._extrapolated(*self._peaks[key], depth)
+
+    def _extrapolated(self, one: int, two: int, depth: int | None = None) -> int:
+        """From one block and two to all, which are alike."""
         return one + ((depth or self.sizes.dit.num_layers) - 1) * (two - one)
+
+    def decode(self, videos: int) -> int:
+        """Bytes that decoding so many videos allocates at most, the decoder's copies of weights and all videos but for the
+        last part on the CPU (see `WanVAECodec.decode`)."""
+        if not self._codec:
+            return 0
+        codec, (channels, frames, height, width) = self._codec, self.sizes.latent_shape
+        chunk = min(frames, max(1, codec.max_latents // (height * width)))
+        at_once = min(videos, max(1, codec.max_latents // (chunk * height * width)))
+        if at_once not in self._decodes:
+            first, latents = (torch.empty(at_once, channels, f, height, width, device="meta") for f in (1, frames))
+            with LiveBytes([*codec.vae.parameters(), first, latents]) as memory:
+                torch.cat([levels(part) for part in codec.pixels(first, latents)], dim=1)
+            self._decodes[at_once] = memory.peak
+        return self._decodes[at_once]
 
     def _build(self, depth: int) -> Policy:
         model, (prompts, length, dim) = self.config.model, self.sizes.text_shape
         with torch.device("meta"):
-            dit = WanTransformer(replace(self.sizes.dit, num_layers=depth)).to(DTYPES[model.dtype])
+            dit = WanTransformer(replace(self.sizes.dit, num_layers=depth), attention=model.attention)
+            dit = dit.to(DTYPES[model.dtype])
             text = (
                 TaskEmbedding(prompts, dim)
                 if model.path is None
@@ -109,7 +139,15 @@ class Meter:
             )
 
         one, two = (asdict(count(policy)) for policy in self._policies)
-        return Weights(**{key: one[key] + (self.sizes.dit.num_layers - 1) * (two[key] - one[key]) for key in one})
+        return Weights(**{key: self._extrapolated(one[key], two[key]) for key in one})
+
+    def _trace_text(self, policy: Policy, prompts: int) -> int:
+        prompt_P = torch.empty(prompts, dtype=torch.int64, device="meta")
+        with launch.implementation(self.implementation), torch.no_grad():
+            with LiveBytes([*policy.parameters(), *policy.buffers(), prompt_P]) as memory:
+                context = policy.text_context(prompt_P)
+            assert context.keys_values
+            return memory.live
 
     def _trace(self, policy: Policy, what: Pass, rows: int, prompts: int, recompute: RecomputePolicy) -> int:
         channels, frames, height, width = self.sizes.latent_shape
@@ -131,24 +169,6 @@ class Meter:
                     velocity = policy(*inputs, context=context)
                     del velocity
         return memory.peak
-
-    def _decode(self) -> tuple[int, int]:
-        """Bytes of the video codec, and of a decode beside them. The tiny codec lives on the CPU."""
-        codec = self.sizes.codec
-        if not isinstance(codec, WanVAECodec):
-            return 0, 0
-        nn.Module.to(
-            codec.vae, DTYPES[self.config.model.dtype]
-        )  # diffusers' own warns of modules that this VAE has not
-        channels, frames, height, width = self.sizes.latent_shape
-        chunk = min(frames, max(1, codec.max_latents // (height * width)))
-        videos = max(1, codec.max_latents // (chunk * height * width))
-        first, latents = (torch.empty(videos, channels, f, height, width, device="meta") for f in (1, frames))
-        weights = list(codec.vae.parameters())
-        with LiveBytes([*weights, first, latents]) as memory:
-            video = torch.cat([levels(part) for part in codec.pixels(first, latents)], dim=1)
-            del video
-        return sum(p.nbytes for p in weights), memory.peak
 
 
 class _Loss(nn.Module):
