@@ -137,7 +137,8 @@ def test_memory_of_a_pretrained_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "--data.height 96 --data.width 96 --data.num_frames 9 --data.num_train 4 --data.num_val 2 --data.num_test 2"
     )
     options = words(
-        "--model.conditioning pin --grpo.ema_decay 0 --sft.ema_decay 0 --sft.batch_size 4 --grpo.micro_batch 4 --grpo.puzzles 4 --grpo.updates 2"
+        "--model.conditioning pin --grpo.ema_decay 0 --sft.ema_decay 0 --sft.batch_size 4 --grpo.micro_batch 4 "
+        "--grpo.puzzles 4 --grpo.updates 2"
     )
     for kind in (["--model.lora.rank", "4"], ["--model.dtype", "bfloat16", "--model.recompute", "selective"]):
         run = ["--run_dir", str(tmp_path / kind[0]), "--model.recompute", "none"]

@@ -256,12 +256,12 @@ def table(result: dict[str, Any]) -> str:
             cells = " ".join(f"{_gib(phase[name]):>11}" for name in (*PARTS, "total"))
             over = "" if phase["total"] <= usable * GIB else "  does not fit"
             lines.append(f"{phase['phase']:<30}{phase['rows']:>6} {cells}{over}")
-    lines += ["", f"{'peak GiB by engine':<30}{'sft':>8} {'grpo':>8}"]
+    lines += ["", f"{'peak GiB by engine':<36}{'sft':>8} {'grpo':>8}"]
     for row in result["peak_by_zero_stage"]:
         name = f"ZeRO stage {row['zero_stage']}" if row["zero_stage"] else "plain"
         peaks = " ".join(f"{_gib(row[stage]):>8}" for stage in STAGES)
         mark = "  (this run)" if row["configured"] else ""
-        lines.append(f"{name + (', optimizer on the CPU' if row['offload'] else ''):<30}{peaks}{mark}")
+        lines.append(f"{name + (', optimizer on the CPU' if row['offload'] else ''):<36}{peaks}{mark}")
     big = result["largest"]
     lines += [
         "",

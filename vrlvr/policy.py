@@ -26,7 +26,7 @@ class Policy(nn.Module):
         super().__init__()
         self.dit, self.text, self.conditioning = dit, text, conditioning
 
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """What training changes: with adapters (LoRA) these alone, since the model that they adapt is the pretrained one's."""
         state = super().state_dict(*args, **options)
         return {name: tensor for name, tensor in state.items() if ".lora_" in name} or state

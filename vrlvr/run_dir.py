@@ -56,7 +56,8 @@ def open_run(config: Config) -> str | None:
 
 def _adopt(config: Config, source: Path, run_dir: Path) -> None:
     """Copies another run's puzzles, codec and SFT policy. Raises UserError if it lacks one, or was made otherwise."""
-    parts = ("config.yaml", "puzzles", "codec", "checkpoints/sft-final", "checkpoints/latest-sft")
+    codec = ["codec"] if config.model.path is None else []  # a pretrained model has its own
+    parts = ["config.yaml", "puzzles", *codec, "checkpoints/sft-final", "checkpoints/latest-sft"]
     if missing := [part for part in parts if not (source / part).exists()]:
         raise UserError(f"init_from={source} lacks {', '.join(missing)}; name a run whose data and SFT are complete")
     former, new = _read_options(source), options.plain(asdict(config))

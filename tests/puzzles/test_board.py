@@ -176,7 +176,6 @@ def test_a_board_is_read_off_a_scaled_video_by_its_drawn_size(name, rows, cols, 
 def test_reading_at_its_own_size_is_reading():
     states = random_states(np.random.default_rng(0), LOOKS["maze"], 3, 5, 4)
     video = board.render(states, LOOKS["maze"], 53, 61)
-    for own, given in zip(
-        board.read(video, LOOKS["maze"], 5, 4), board.read(video, LOOKS["maze"], 5, 4, (53, 61)), strict=True
-    ):
-        np.testing.assert_array_equal(own, given)
+    plain, sized = board.read(video, LOOKS["maze"], 5, 4), board.read(video, LOOKS["maze"], 5, 4, (53, 61))
+    for own, told in zip(plain, sized, strict=True):
+        np.testing.assert_array_equal(own, told)
