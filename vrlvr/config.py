@@ -188,6 +188,7 @@ class EngineConfig:
 class Config:
     """A whole run: run_dir receives everything; stage picks a part; resume auto goes on from the last checkpoint.
 
+    checkpoints_to_keep: how many of each stage stay, the newest; null: all.
     init_from: another run, whose puzzles, codec and SFT policy a run of --stage grpo starts from.
     """
 
@@ -195,6 +196,7 @@ class Config:
     seed: int = 1
     stage: Stage = "all"
     resume: Literal["never", "auto"] = "never"
+    checkpoints_to_keep: int | None = None
     init_from: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -282,6 +284,7 @@ def check(config: Config, world_size: int = 1) -> None:
         ("grpo.micro_batch", grpo.micro_batch, 1),
         ("grpo.validate_every", grpo.validate_every, 1),
         ("grpo.save_every", grpo.save_every, 1),
+        ("checkpoints_to_keep", 1 if config.checkpoints_to_keep is None else config.checkpoints_to_keep, 1),
         ("eval.noise_seeds", config.eval.noise_seeds, 1),
         ("eval.batch_size", config.eval.batch_size, 1),
     ):
@@ -297,18 +300,18 @@ def _check_wan(config: Config) -> None:
     if (model.path is None) != (data.encoded is None):
         given, missing = ("model.path", "data.encoded") if model.path else ("data.encoded", "model.path")
         raise UserError(f"{given} is given without {missing}; give both, with the folder that `vrlvr encode` made")
-    if model.path is None:
-        if model.lora.rank > 0:
-            raise UserError(
-                f"model.lora.rank={model.lora.rank} needs a pretrained model; give model.path, or use rank 0"
-            )
-        return
     averaged = max(config.sft.ema_decay, config.grpo.ema_decay) > 0
     if model.dtype == "bfloat16" and model.lora.rank == 0 and averaged:
         raise UserError(
             f"sft.ema_decay={config.sft.ema_decay} and grpo.ema_decay={config.grpo.ema_decay} would average bfloat16 weights, "
             "whose rounding loses small steps; set both to 0, or use model.lora or model.dtype=float32"
         )
+    if model.path is None:
+        if model.lora.rank > 0:
+            raise UserError(
+                f"model.lora.rank={model.lora.rank} needs a pretrained model; give model.path, or use rank 0"
+            )
+        return
     if data.dir is None:
         raise UserError("data.encoded needs the data set that was encoded; give its folder as data.dir")
     if model.conditioning != "pin":

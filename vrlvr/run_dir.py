@@ -22,7 +22,7 @@ from vrlvr.errors import UserError
 from vrlvr.verifier_version import verifier_version
 
 # Options that may differ between the sessions of one run.
-_FREE = {"stage", "resume", "run_dir", "init_from", "eval", "engine"}
+_FREE = {"stage", "resume", "run_dir", "init_from", "eval", "engine", "checkpoints_to_keep"}
 
 
 def open_run(config: Config) -> str | None:

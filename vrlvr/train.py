@@ -97,7 +97,7 @@ def make_data(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
 def run_sft(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
     """Trains on the planner's videos, from scratch or from model.path."""
     source = open_source(config, run_dir, world.device)
-    checkpoints = Checkpoints(run_dir, world, config.resume == "auto")
+    checkpoints = Checkpoints(run_dir, world, config.resume == "auto", config.checkpoints_to_keep)
     policy = build_policy(config, source, world.device)
     train_sft(config, world, log, checkpoints, policy, source, read_split(run_dir, "train"), read_split(run_dir, "val"))
 
@@ -105,7 +105,7 @@ def run_sft(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
 def run_grpo(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
     """Trains the SFT policy by reinforcement."""
     source = open_source(config, run_dir, world.device)
-    checkpoints = Checkpoints(run_dir, world, config.resume == "auto")
+    checkpoints = Checkpoints(run_dir, world, config.resume == "auto", config.checkpoints_to_keep)
     policy = load_policy(config, source, world.device, run_dir, "sft-final")
     held = config.grpo.kl_weight > 0 or config.grpo.anchor_weight > 0
     reference = frozen_copy(policy) if held else policy  # where nothing is held near it, it costs no memory
