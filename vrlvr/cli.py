@@ -1,4 +1,4 @@
-"""The console script: vrlvr train | data | encode | distill-decoder | eval | export | verify."""
+"""The console script: vrlvr train | data | encode | distill-decoder | eval | estimate | export | verify."""
 
 import argparse
 import json
