@@ -295,7 +295,7 @@ def check(config: Config, world_size: int = 1) -> None:
 
 
 def _check_wan(config: Config) -> None:
-    """The options of a pretrained model hang together."""
+    """The options of a pretrained model, and of half precision, hang together."""
     data, model = config.data, config.model
     if (model.path is None) != (data.encoded is None):
         given, missing = ("model.path", "data.encoded") if model.path else ("data.encoded", "model.path")
@@ -307,6 +307,10 @@ def _check_wan(config: Config) -> None:
             "whose rounding loses small steps; set both to 0, or use model.lora or model.dtype=float32"
         )
     if model.path is None:
+        if config.grpo.reward_decoder is not None:
+            raise UserError(
+                f"grpo.reward_decoder={config.grpo.reward_decoder} stands in for a Wan VAE; give model.path, or leave it out"
+            )
         if model.lora.rank > 0:
             raise UserError(
                 f"model.lora.rank={model.lora.rank} needs a pretrained model; give model.path, or use rank 0"
