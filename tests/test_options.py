@@ -47,6 +47,13 @@ def refusal(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[
         ("--data.num_frames 6", ["data.num_frames=6", "1 + 4k", "use 5"]),
         ("--data.height 18", ["data.height=18", "4x4", "use data.height=16"]),
         ("--data.height 20 --data.width 20", ["data.height=20", "use data.height=16"]),  # cells of 5 pixels
+        ("--model.path wan", ["model.path", "data.encoded"]),
+        ("--data.encoded encoded", ["data.encoded", "model.path"]),
+        ("--model.path wan --data.encoded encoded", ["data.dir"]),
+        ("--model.path wan --data.encoded encoded --data.dir data", ["model.conditioning=concat", "pin"]),
+        ("--model.lora.rank 4", ["model.lora.rank=4", "model.path"]),
+        ("--model.dtype bfloat16", ["ema_decay", "set both to 0"]),
+        ("--grpo.reward_decoder small", ["grpo.reward_decoder=small", "model.path"]),
         ("--checkpoints_to_keep 0", ["checkpoints_to_keep=0", "at least 1"]),
         ("--data.width 20", ["data.width=20", "use data.height=16"]),  # cells of 4 pixels, 2 beside the codec's
         ("--data.sokoban.rows 5", ["5x4 board of sokoban", "use data.height=20"]),
