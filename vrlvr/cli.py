@@ -1,6 +1,7 @@
 """The console script: vrlvr train | data | encode | distill-decoder | eval | estimate | export | verify."""
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ USAGE = """usage: vrlvr COMMAND [options]
   distill-decoder
            a small decoder for rewards, learnt from a Wan model's: --model DIR --out DIR [--data DIR] [--steps N] ...
   eval     test a trained run:   --run_dir DIR
+           or any system's answers to a data set's test puzzles: eval videos|model|provider|llm|vbvr|verifiers
   estimate memory and time of a run, without a GPU: --config FILE [--processes N] [--gpu_gib G] [--json] ...
   export   a trained model for diffusers or ComfyUI: --run_dir DIR --out DIR --format diffusers|merged|lora-diffusers|...
   verify   judge one video:      VIDEO.mp4 --puzzle PUZZLE.json [--json]
@@ -31,7 +33,7 @@ USAGE = """usage: vrlvr COMMAND [options]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0; 2 after bad input, told in one line; verify also 1 if not solved."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [_with_underscores(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
@@ -51,8 +53,17 @@ def _train(arguments: Sequence[str]) -> int:
     return train(arguments)
 
 
+def _with_underscores(word: str) -> str:
+    """--base-url=X-Y as --base_url=X-Y: options are written with either."""
+    name, *value = word.split("=", 1)
+    return "=".join([name[:2] + name[2:].replace("-", "_"), *value]) if name.startswith("--") else word
+
+
 def _eval(arguments: Sequence[str]) -> int:
-    """Tests a run by the options that it was trained with, which the command line may override."""
+    """Tests a run by the options that it was trained with, which the command line may override; or other systems."""
+    if arguments and arguments[0] in EVALUATIONS:
+        function, positional = EVALUATIONS[arguments[0]]
+        return _call(f"vrlvr eval {arguments[0]}", function, positional, arguments[1:])
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run_dir", default="runs/tiny")
     known, others = parser.parse_known_args(list(arguments))
@@ -133,6 +144,18 @@ def _verify(arguments: Sequence[str]) -> int:
     return 0 if verdict.solved else 1
 
 
+def _call(command: str, function: str, positional: Sequence[str], arguments: Sequence[str]) -> int:
+    """Calls `module.function` with the command line's options, which are its parameters. Its module is imported only now."""
+    module, _, name = function.rpartition(".")
+    target = getattr(importlib.import_module(module), name)
+    parser = ArgumentParser(prog=command, exit_on_error=False)
+    for parameter in positional:
+        parser.add_argument(parameter, type=Path)
+    parser.add_function_arguments(target, skip=set(positional))
+    target(**_parsed(parser, arguments).as_dict())
+    return 0
+
+
 def _parsed(parser: ArgumentParser, arguments: Sequence[str]):
     try:
         return parser.parse_args(arguments)
@@ -140,6 +163,15 @@ def _parsed(parser: ArgumentParser, arguments: Sequence[str]):
         raise UserError(" ".join(str(error).split())) from error
 
 
+# Each a function of this package and those of its parameters that are positional.
+EVALUATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "videos": ("vrlvr.evaluation.videos.evaluate_videos", ("videos",)),
+    "model": ("vrlvr.evaluation.model.evaluate_model", ()),
+    "provider": ("vrlvr.evaluation.provider.evaluate_provider", ()),
+    "llm": ("vrlvr.evaluation.llm.evaluate_llm", ()),
+    "vbvr": ("vrlvr.evaluation.vbvr.evaluate_vbvr", ()),
+    "verifiers": ("vrlvr.evaluation.verifiers.evaluate_verifiers", ()),
+}
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "data": _data,

@@ -15,7 +15,7 @@ Differences combine two such intervals by "square and add" with the correlation 
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,11 @@ Interval = tuple[float, float]
 
 
 class Row(TypedDict):
-    """One system on one task. Rates in percent (0..100); what a published table does not tell is None."""
+    """One system on one task. Rates in percent (0..100); what a published table does not tell is None.
+
+    The last five come with measured rows of `vrlvr.evaluation.benchmark`: samples in all, of which so many had no video or one
+    that cannot be decoded (both count as not solved); the day (ISO 8601) and the verifier's version.
+    """
 
     system: str
     task: str
@@ -40,6 +44,11 @@ class Row(TypedDict):
     success_rate_ci95: list[float] | None
     num_puzzles: int | None
     source: str
+    num_samples: NotRequired[int]
+    num_missing: NotRequired[int]
+    num_undecodable: NotRequired[int]
+    date: NotRequired[str]
+    verifier: NotRequired[str]
 
 
 class Gain(TypedDict):

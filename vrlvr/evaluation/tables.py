@@ -1,7 +1,7 @@
 """Results on disk (results.json, gains.json) and as tables: Markdown for pages, rich for the terminal.
 
 results.json is a list of rows {system, task, precision, recall, f1, success_rate, success_rate_ci95, num_puzzles,
-source}: rates in 0..100, source `measured` (here) or `published` (as printed elsewhere).
+source}: rates in 0..100, source `measured` (here) or `published` (as printed elsewhere); see `metrics.Row` for the rest.
 """
 
 import json
@@ -34,6 +34,7 @@ __all__ = [
 TITLES = {"maze": "Maze", "flowfree": "FlowFree", "sokoban": "Sokoban"}
 COLUMNS = {"Prec": "precision", "Rec": "recall", "F1": "f1", "SR": "success_rate"}
 SOURCES = ("measured", "published")
+_COUNTS = ("num_samples", "num_missing", "num_undecodable")
 
 Check = Callable[[Any], bool]
 
@@ -57,12 +58,12 @@ def systems_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
 
 def write_results(path: Path, rows: Sequence[Row]) -> None:
     """Writes results.json. Raises UserError if a row is not as described above."""
-    _write(path, [_checked(row, _ROW, f"{path}: row {i}") for i, row in enumerate(rows)])
+    _write(path, [_checked_row(row, f"{path}: row {i}") for i, row in enumerate(rows)])
 
 
 def read_results(path: Path) -> list[Row]:
     """Reads results.json. Raises UserError if it is missing, no JSON, or a row is not as described above."""
-    return [cast(Row, _checked(row, _ROW, f"{path}: row {i}")) for i, row in enumerate(_read(path))]
+    return [cast(Row, _checked_row(row, f"{path}: row {i}")) for i, row in enumerate(_read(path))]
 
 
 def write_gains(path: Path, gains: Sequence[Gain]) -> None:
@@ -179,6 +180,11 @@ _ROW: dict[str, tuple[str, Check]] = {
     "num_puzzles": _OPTIONAL_COUNT,
     "source": (f"one of {', '.join(SOURCES)}", lambda value: value in SOURCES),
 }
+_HOW_MEASURED: dict[str, tuple[str, Check]] = {  # which a row may lack
+    **{name: ("0 or a positive integer", lambda value: value == 0 or _is_count(value)) for name in _COUNTS},
+    "date": _NAME,
+    "verifier": _NAME,
+}
 _GAIN: dict[str, tuple[str, Check]] = {
     "before": _NAME,
     "after": _NAME,
@@ -188,6 +194,11 @@ _GAIN: dict[str, tuple[str, Check]] = {
     "num_puzzles": ("a positive integer", _is_count),
     "paired": ("true or false", lambda value: isinstance(value, bool)),
 }
+
+
+def _checked_row(row: Any, where: str) -> dict[str, Any]:
+    present = {name: check for name, check in _HOW_MEASURED.items() if isinstance(row, dict) and name in row}
+    return _checked(row, _ROW | present, where)
 
 
 def _checked(entry: Any, schema: dict[str, tuple[str, Check]], where: str) -> dict[str, Any]:
