@@ -4,6 +4,7 @@ Each rank writes a growing number to the store where the processes met, from a t
 Python's interpreter lock now and then: one call that keeps it for SILENCE_S would look like a death.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -18,6 +19,8 @@ from vrlvr.errors import UserError
 INTERVAL_S = 1.0
 SILENCE_S = 15.0  # of a rank that has said nothing
 GRACE_S = 8.0  # after a rank has failed, for the others to end by themselves; and after the store is lost
+LINGER_S = 4.0  # in which the rank that keeps the store waits to end, for the others to read what it found
+_VERDICT = "verdict"
 
 
 class Heartbeat:
@@ -60,12 +63,22 @@ class Heartbeat:
             suspects = {complaint: suspects.get(complaint, now) for complaint in found}
             for complaint, since in suspects.items():
                 if now - since >= found[complaint]:
-                    print(f"vrlvr: {complaint}; rank {self._rank} ends", file=sys.stderr, flush=True)
-                    os._exit(1)  # the main thread may be in a collective that never returns
+                    self._die(complaint)
+
+    def _die(self, complaint: str) -> None:
+        """Ends this process, and tells the others why: whoever ends first may take the store along."""
+        print(f"vrlvr: {complaint}; rank {self._rank} ends", file=sys.stderr, flush=True)
+        with contextlib.suppress(RuntimeError):  # the store is lost
+            self._store.set(_VERDICT, complaint)
+            if self._rank == 0:
+                time.sleep(LINGER_S)
+        os._exit(1)  # the main thread may be in a collective that never returns
 
     def _complaints(self, values: dict[int, tuple[str, float]]) -> Iterator[tuple[str, float]]:
         """What is wrong with other ranks, and for how long it is borne. values: the last of each, and since when."""
         now = time.monotonic()
+        if self._store.check([_VERDICT]):
+            yield self._store.get(_VERDICT).decode(), 0.0
         for rank in range(self._size):
             if rank == self._rank or not self._store.check([str(rank)]):
                 continue
