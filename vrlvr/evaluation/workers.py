@@ -1,0 +1,33 @@
+"""Many slow calls side by side, with a progress bar, ended by the first error or a Ctrl-C."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vrlvr.evaluation.patience import Patience
+
+Task = TypeVar("Task")
+
+
+def work_through(
+    tasks: Sequence[Task], work: Callable[[Task], None], parallel: int, patience: Patience, title: str
+) -> None:
+    """work(task) for every task, `parallel` at a time in threads.
+
+    The first exception, KeyboardInterrupt included, is raised again after `patience` was stopped and the calls under way
+    have ended: what they were answered is then known, and paid for only once.
+    """
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress, ThreadPoolExecutor(parallel) as pool:
+        bar = progress.add_task(title, total=len(tasks))
+        futures = [pool.submit(work, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress.advance(bar)
+        except BaseException:
+            patience.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
