@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vrlvr.config import Config
 from vrlvr.grpo import rollout_sigmas
-from vrlvr.sampling import Trajectory, sample
+from vrlvr.sampling import Trajectory, joined, sample
 from vrlvr.sde import ODE, plan_steps, sigma_schedule
 from vrlvr_kernels.grpo_loss import grpo_loss
 from vrlvr_kernels.sde_step import log_prob_reference
@@ -32,6 +32,18 @@ def test_a_puzzles_samples_are_the_same_in_every_shard() -> None:
     whole, part = rollout(), rollout(puzzles=(1, 2))
     for a, b in zip(whole.states, part.states, strict=True):
         torch.testing.assert_close(a[2:], b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shared_noise", [False, True])
+def test_parts_of_a_rollout_join_to_the_whole(shared_noise: bool) -> None:
+    whole = rollout(shared_noise=shared_noise)
+    parts = [rollout(shared_noise=shared_noise, puzzles=puzzles) for puzzles in ((0,), (1, 2))]
+    both = joined(parts)
+    for name in ("states", "log_probs_B"):
+        assert len(getattr(both, name)) == len(getattr(whole, name))
+        for a, b in zip(getattr(both, name), getattr(whole, name), strict=True):
+            assert torch.equal(a, b)
+    assert not parts[1].states  # nothing is held twice
 
 
 def test_samples_of_a_group_differ_and_share_only_their_first_noise() -> None:

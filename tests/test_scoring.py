@@ -1,5 +1,8 @@
 """Advantages, rewards, and what a verifier's crash does."""
 
+import threading
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,8 @@ from tiny_run import planned_latents, rng, tiny_codec, tiny_config, tiny_prompts
 from vrlvr import config as configuration
 from vrlvr import scoring
 from vrlvr.config import reward_weights
-from vrlvr.scoring import group_advantages, score, score_scalars, shuffled
+from vrlvr.puzzles import verify_many
+from vrlvr.scoring import Scorer, group_advantages, score, score_scalars, shuffled
 
 rewards = st.integers(2, 12).flatmap(
     lambda group: st.lists(st.lists(st.floats(-1, 1), min_size=group, max_size=group), min_size=1, max_size=5)
@@ -82,3 +86,43 @@ def test_a_verifiers_crash_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "verify_many", crash)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         score(prompts, torch.arange(3), planned_latents(prompts, config, codec), codec, reward_weights(config))
+
+
+def test_parts_are_scored_in_the_background_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config()
+    codec = tiny_codec(config)
+    prompts = tiny_prompts(config, codec, 6)
+    videos = torch.stack([planned_latents(prompts, config, codec), prompts.first_BC1HW], dim=1).flatten(0, 1)
+    puzzle_B, weights = torch.arange(12) // 2, reward_weights(config)
+    whole = score(prompts, puzzle_B, videos, codec, weights)
+
+    monkeypatch.setattr(scoring, "_PIECE_BYTES", 3 * 16 * 20 * 3)  # a few videos a thread
+    judging: list[int] = []
+
+    def watched(*arguments: Any) -> Any:
+        judging.append(threading.get_ident())
+        return verify_many(*arguments)
+
+    monkeypatch.setattr(scoring, "verify_many", watched)
+    scorer = Scorer(codec, weights, None, torch.device("cpu"))
+    for _ in range(2):  # as in two updates
+        for start, stop in ((0, 4), (4, 5), (5, 6)):
+            samples = slice(2 * start, 2 * stop)
+            scorer.submit(prompts.part(slice(start, stop)), puzzle_B[samples] - start, videos[samples], more=stop < 6)
+        scores = scorer.collect()
+        assert scores.puzzles == whole.puzzles
+        assert scores.verdicts == whole.verdicts
+        assert torch.equal(scores.reward_B, whole.reward_B)
+    assert threading.get_ident() not in judging
+    assert len(judging) == 24  # each video by itself
+
+
+def test_a_crash_in_the_background_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config()
+    codec = tiny_codec(config)
+    prompts = tiny_prompts(config, codec, 2)
+    latents = planned_latents(prompts, config, codec)
+    scorer = Scorer(codec, {}, None, torch.device("cpu"))
+    scorer.submit(prompts.part(slice(0, 1)), torch.zeros(1, dtype=torch.int64), latents[:1], more=True)
+    with pytest.raises(KeyError):
+        scorer.collect()

@@ -166,3 +166,27 @@ def test_other_ways_to_train(arguments: str, run_dir: Path, tmp_path: Path) -> N
     rows = [row for row in metrics(tmp_path / "other") if row["phase"] == "grpo"]
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["reward"] == row["success"] for row in rows)
+
+
+def test_a_rollout_in_parts_is_the_same_rollout(run_dir: Path, tmp_path: Path) -> None:
+    """Each part is judged while the next is made. Sums over other batches round otherwise."""
+    whole = [
+        *ARGUMENTS,
+        "--stage",
+        "grpo",
+        "--init_from",
+        str(run_dir),
+        "--grpo.updates",
+        "1",
+        "--grpo.validate_every",
+        "9",
+    ]
+    first = []
+    for parts in ("null", "3"):
+        run = tmp_path / parts
+        assert main([*whole, "--run_dir", str(run), "--grpo.rollout_puzzles", parts]) == 0
+        first.append(next(row for row in metrics(run) if row["phase"] == "grpo"))
+    assert first[0].keys() == first[1].keys()
+    for name, value in first[0].items():
+        if not name.startswith("seconds") and name != "phase":
+            assert first[1][name] == pytest.approx(value, rel=1e-3, abs=1e-6), name

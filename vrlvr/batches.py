@@ -106,3 +106,7 @@ class Prompts:
     puzzles: list[Puzzle]
     first_BC1HW: Tensor
     prompt_B: Tensor
+
+    def part(self, rows: slice) -> "Prompts":
+        """Some of them."""
+        return Prompts(self.puzzles[rows], self.first_BC1HW[rows], self.prompt_B[rows])

@@ -130,6 +130,8 @@ class GrpoConfig:
     SFT policy. anchor_weight: MSE to the SFT velocity on anchor_fraction of the kept samples at a step after the window.
     inner_epochs: passes over a rollout (the clip can only bind from the second on).
     micro_batch: rows of one forward, of the rollout as of the update.
+    rollout_puzzles: a process's puzzles that are rolled out together; those before them are decoded and judged meanwhile. none:
+    all at once, and judged thereafter.
     shuffle_advantages: the control in which the reward teaches nothing.
     reward_decoder: a folder made by `vrlvr distill-decoder`, whose small decoder makes the videos that are rewarded while the
     audit finds its verdicts true; none: the codec's full decode. Evaluation always decodes in full.
@@ -158,6 +160,7 @@ class GrpoConfig:
     grad_clip: float = 1.0
     ema_decay: float = 0.9
     micro_batch: int = 512
+    rollout_puzzles: int | None = None
     validate_every: int = 50
     save_every: int = 50
     shuffle_advantages: bool = False
@@ -282,6 +285,7 @@ def check(config: Config, world_size: int = 1) -> None:
         ("grpo.updates", grpo.updates, 1),
         ("grpo.inner_epochs", grpo.inner_epochs, 1),
         ("grpo.micro_batch", grpo.micro_batch, 1),
+        ("grpo.rollout_puzzles", 1 if grpo.rollout_puzzles is None else grpo.rollout_puzzles, 1),
         ("grpo.validate_every", grpo.validate_every, 1),
         ("grpo.save_every", grpo.save_every, 1),
         ("checkpoints_to_keep", 1 if config.checkpoints_to_keep is None else config.checkpoints_to_keep, 1),

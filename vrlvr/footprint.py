@@ -6,7 +6,7 @@ Counted is what PyTorch allocates (see `vrlvr.memory`). Which tensors live in a 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -209,26 +209,26 @@ def _grpo(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
     # A replay's rows are copies: each row's latents and first frame, and each term's next latents.
     terms = round(grpo.keep_fraction * samples) * num_sde_steps(config)
     replay = trained * (run.latent + run.first) + terms * run.latent
-    former = text + trajectory + replay  # of the last update, until this one's are there
     forward = meter.peak("forward", rollout_rows, prompts)
     graphs = forward if meter.implementation == "triton" and run.stage != 3 else 0  # CUDA graphs keep theirs
-    rollout = Footprint(
+    # Each part's states are there once more, one step at a time, while they are joined.
+    in_parts = grpo.rollout_puzzles is not None and grpo.rollout_puzzles < puzzles
+    part = min(samples, (grpo.rollout_puzzles or puzzles) * group)
+    yield Footprint(
         phase="rollout",
         rows=rollout_rows,
         **run.engine(whole=True, accumulated=False),
         **shared,
-        states=former + trajectory + samples * (2 * run.latent + run.first),
-        activations=forward,
+        states=text + trajectory + samples * (2 * run.latent + run.first),
+        activations=forward + (meter.decode(part) if in_parts else 0),
     )
-    # It begins with this update's text, while the last one's is still there.
-    yield max(rollout, replace(rollout, states=former, activations=meter.text(prompts)), key=lambda x: x.total)
     yield Footprint(
         phase="decode",
-        rows=samples,
+        rows=part,
         **run.engine(whole=False, accumulated=False),
         **shared,
-        states=former + samples * run.first,
-        activations=graphs + meter.decode(samples),
+        states=text + trajectory + samples * run.first,
+        activations=graphs + meter.decode(part),
     )
     passes: dict[Pass, int] = {"update": rows, "anchored update": rows if grpo.kl_weight > 0 else min(rows, anchors)}
     yield Footprint(
@@ -236,7 +236,7 @@ def _grpo(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
         rows=rows,
         **run.engine(whole=False, accumulated=True),
         **shared,
-        states=former + (meter.text(prompts) if has_reference else 0),
+        states=text + trajectory + replay + (meter.text(prompts) if has_reference else 0),
         activations=graphs + max(meter.peak(what, n, prompts, recompute) for what, n in passes.items() if n),
     )
-    yield run.validation("grpo validation", shared, former, graphs)
+    yield run.validation("grpo validation", shared, text, graphs)

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from vrlvr.batches import Prompts
 from vrlvr.build import open_reward_decoder
 from vrlvr.checkpoint import Checkpoints, TrainState
 from vrlvr.config import Config, num_sde_steps, reward_weights
@@ -28,9 +30,9 @@ from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
 from vrlvr.rollout import FrozenVelocity
 from vrlvr.run_log import RunLog
-from vrlvr.sampling import sample
-from vrlvr.scoring import group_advantages, score, score_scalars, shuffled
-from vrlvr.sde import plan_steps, sigma_schedule
+from vrlvr.sampling import Trajectory, joined, sample
+from vrlvr.scoring import Scorer, group_advantages, score_scalars, shuffled
+from vrlvr.sde import Step, plan_steps, sigma_schedule
 from vrlvr.source import Source
 from vrlvr.update import accumulate_gradients, build_replay, puzzles_of
 
@@ -57,9 +59,9 @@ def train_grpo(
 ) -> Policy:
     """Trains the policy in place and returns its moving average. reference: the frozen SFT policy."""
     grpo, window = config.grpo, num_sde_steps(config)
-    shape, device = source.latent_shape, world.device
+    device = world.device
     steps = plan_steps(rollout_sigmas(config), grpo.sampler, grpo.noise_level, window)
-    ema, progress, weights = Ema(policy, grpo.ema_decay), Progress(), reward_weights(config)
+    ema, progress = Ema(policy, grpo.ema_decay), Progress()
     engine = make_engine(config, world, policy, grpo.weight_decay, grpo.grad_clip)
     state = TrainState(engine, ema, progress)
     checkpoints.restore("grpo", state)
@@ -68,6 +70,8 @@ def train_grpo(
         audited.load_state(progress.audit)
     set_recompute(config, policy, source, world.size, "grpo")
     velocity = FrozenVelocity(policy, grpo.micro_batch, graphs=not engine.spreads_weights)
+    decoder, size = (source.codec, None) if audited is None else (audited, audited.size)
+    scorer = Scorer(decoder, reward_weights(config), size, world.device)
     while progress.step < grpo.updates:
         progress.step += 1
         lr = grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction)
@@ -83,22 +87,11 @@ def train_grpo(
         samples_B = torch.arange(mine.start, mine.stop, device=device) + first * grpo.group_size
         with phase("rollout"), engine.whole_weights():
             velocity.refresh(prompts.prompt_B)
-            trajectory = sample(
-                velocity,
-                steps,
-                shape,
-                prompts.first_BC1HW,
-                prompts.prompt_B,
-                samples_B,
-                config.seed,
-                grpo.shared_noise,
-                grpo.group_size,
-            )
+            trajectory = _roll_out(config, velocity, steps, source.latent_shape, prompts, puzzle_B, samples_B, scorer)
         rolled_out = time.perf_counter()
 
         with phase("score"):
-            decoder, size = (source.codec, None) if audited is None else (audited, audited.size)
-            scores = score(prompts, puzzle_B, trajectory.latents_BCFHW, decoder, weights, size)
+            scores = scorer.collect()
         with phase("advantage"):
             reward_PG = torch.cat(world.gather(scores.reward_B)).view(-1, grpo.group_size)
             advantage_PG = group_advantages(reward_PG, grpo.advantage_eps)
@@ -127,7 +120,9 @@ def train_grpo(
         scalars["zero_spread_fraction"] = zero_spread
         scalars["seconds_rollout"] = [rolled_out - begin]
         scalars["seconds_decode"], scalars["seconds_verify"] = [scores.seconds_decode], [scores.seconds_verify]
+        scalars["seconds_score"] = [scored - rolled_out]  # what decoding and verification delayed
         scalars["seconds_update"] = [time.perf_counter() - scored]
+        del trajectory, replay  # gigabytes at full size, which the next rollout needs
         cpu = time.process_time() - cpu_begin
         scalars["seconds_cpu"] = [world.size * cpu]  # the mean over ranks is then their sum
         means = average_over_ranks(world, scalars) | {"lr": lr}
@@ -149,6 +144,30 @@ def rollout_sigmas(config: Config) -> list[float]:
     steps, window, tail = config.sampler.num_steps, num_sde_steps(config), config.grpo.tail_steps
     coarse = None if tail is None else min(tail, steps - window)
     return sigma_schedule(steps, config.sampler.shift, window, coarse)
+
+
+def _roll_out(
+    config: Config,
+    velocity: FrozenVelocity,
+    steps: list[Step],
+    shape: tuple[int, int, int, int],
+    prompts: Prompts,
+    puzzle_B: Tensor,
+    samples_B: Tensor,
+    scorer: Scorer,
+) -> Trajectory:
+    """Samples grpo.rollout_puzzles of the prompts' puzzles at a time; the scorer gets each part while the next is made."""
+    size = config.grpo.rollout_puzzles or len(prompts.puzzles)
+    parts = []
+    for start in range(0, len(prompts.puzzles), size):
+        part, mine = prompts.part(slice(start, start + size)), (puzzle_B >= start) & (puzzle_B < start + size)
+        first, prompt, samples = part.first_BC1HW, part.prompt_B, samples_B[mine.to(samples_B.device)]
+        grpo = config.grpo
+        parts.append(
+            sample(velocity, steps, shape, first, prompt, samples, config.seed, grpo.shared_noise, grpo.group_size)
+        )
+        scorer.submit(part, puzzle_B[mine] - start, parts[-1].latents_BCFHW, more=start + size < len(prompts.puzzles))
+    return joined(parts)
 
 
 def average_over_ranks(world: World, values: dict[str, list[float]]) -> dict[str, float]:

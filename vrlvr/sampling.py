@@ -31,6 +31,18 @@ class Trajectory:
         return self.states[-1]
 
 
+def joined(parts: list[Trajectory]) -> Trajectory:
+    """Rollouts of successive puzzles in the same steps as one. Takes the parts' tensors away, so that none is held twice."""
+    if len(parts) == 1:
+        return parts[0]
+    states, log_probs_B = [], []
+    while parts[0].states:
+        states.append(torch.cat([part.states.pop(0) for part in parts]))
+    while parts[0].log_probs_B:
+        log_probs_B.append(torch.cat([part.log_probs_B.pop(0) for part in parts]))
+    return Trajectory(parts[0].steps, states, log_probs_B)
+
+
 @torch.no_grad()
 def sample(
     velocity: Velocity,

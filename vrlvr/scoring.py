@@ -1,7 +1,12 @@
 """From rollouts to rewards and advantages."""
 
+import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +18,9 @@ from vrlvr.puzzles import Puzzle, verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
 
 Weights = dict[str, dict[str, float]]
+
+_PIECE_BYTES = 2**26  # of pixels that a thread judges at a time
+_MAX_THREADS = 8  # of a process
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,65 @@ def score(
     videos = decoder.decode(prompts.first_BC1HW[puzzle_B.to(prompts.first_BC1HW.device)], latents_BCFHW)
     decoded = time.perf_counter()
     puzzles = [prompts.puzzles[i] for i in puzzle_B.tolist()]
-    verdicts = verify_many(puzzles, videos, size)
+    verdicts = _verify(puzzles, videos, size)
     rewards = [reward(v, weights[p.task]) for p, v in zip(puzzles, verdicts, strict=True)]
     reward_B = torch.tensor(rewards, dtype=torch.float64)
     return Scores(puzzles, verdicts, reward_B, decoded - begin, time.perf_counter() - decoded)
+
+
+def _verify(puzzles: list[Puzzle], videos_BTYXC: np.ndarray, size: tuple[int, int] | None) -> list[Verdict]:
+    """`verify_many` on threads, where there are pixels enough for more than one: numpy lets go of the interpreter meanwhile."""
+    piece = max(1, _PIECE_BYTES // videos_BTYXC[0].nbytes)
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+    def judged(start: int) -> list[Verdict]:
+        return verify_many(puzzles[start : start + piece], videos_BTYXC[start : start + piece], size)
+
+    starts = range(0, len(puzzles), piece)
+    with ThreadPoolExecutor(max(1, min(_MAX_THREADS, cores, len(starts)))) as threads:
+        return [verdict for part in threads.map(judged, starts) for verdict in part]
+
+
+class Scorer:
+    """Scores samples part by part, in the background while the caller rolls out what comes next.
+
+    On a GPU the decoder works on a stream of its own there.
+    """
+
+    def __init__(self, decoder: Decoder, weights: Weights, size: tuple[int, int] | None, device: torch.device) -> None:
+        """See `score`."""
+        self._score = partial(score, decoder=decoder, weights=weights, size=size)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")  # one: parts share the decoder
+        self._parts: list[Callable[[], Scores]] = []
+
+    def submit(self, prompts: Prompts, puzzle_B: Tensor, latents_BCFHW: Tensor, more: bool) -> None:
+        """Takes samples, see `score`. more: others will be rolled out, and these scored meanwhile; else `collect` does it.
+
+        The tensors must stay as they are until then.
+        """
+        job: Callable[[], Scores] = partial(self._score, prompts, puzzle_B, latents_BCFHW)
+        if more:
+            ready = None if self._stream is None else torch.cuda.current_stream().record_event()
+            job = self._thread.submit(self._in_background, job, ready).result
+        self._parts.append(job)
+
+    def collect(self) -> Scores:
+        """The scores of all samples since the last call, in their order. Raises what a verifier or the decoder raised."""
+        parts, self._parts = [part() for part in self._parts], []
+        return Scores(
+            puzzles=[puzzle for part in parts for puzzle in part.puzzles],
+            verdicts=[verdict for part in parts for verdict in part.verdicts],
+            reward_B=torch.cat([part.reward_B for part in parts]),
+            seconds_decode=sum(part.seconds_decode for part in parts),
+            seconds_verify=sum(part.seconds_verify for part in parts),
+        )
+
+    def _in_background(self, job: Callable[[], Scores], ready: "torch.cuda.Event | None") -> Scores:
+        with torch.no_grad(), nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            if ready is not None:
+                torch.cuda.current_stream().wait_event(ready)
+            return job()
 
 
 def group_advantages(reward_PG: Tensor, eps: float) -> Tensor:

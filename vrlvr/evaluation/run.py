@@ -1,6 +1,6 @@
 """Denoising and judging held-out puzzles with the plain ODE sampler."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,13 @@ def generate_videos(
     batch: list[Puzzle],
     numbers: range,
     noise_seed: int,
-) -> np.ndarray:
-    """One video a puzzle, uint8 videos_BTYXC, by the ODE. A puzzle's noise depends on its number and noise_seed alone."""
+) -> Iterator[np.ndarray]:
+    """One video a puzzle, uint8 videos_BTYXC of eval.batch_size at a time, by the ODE.
+
+    A puzzle's noise depends on its number and noise_seed alone.
+    """
     steps = plan_steps(sigma_schedule(config.sampler.num_steps, config.sampler.shift), ODE, 0.0, 0)
-    velocity, videos = FrozenVelocity(policy, config.eval.batch_size), []
+    velocity = FrozenVelocity(policy, config.eval.batch_size)
     for start in range(0, len(batch), config.eval.batch_size):
         prompts = source.prompts(batch[start : start + config.eval.batch_size])
         velocity.refresh(prompts.prompt_B)
@@ -50,8 +53,7 @@ def generate_videos(
             samples_B,
             _EVAL_SEED + noise_seed,
         )
-        videos.append(source.codec.decode(prompts.first_BC1HW, result.latents_BCFHW))
-    return np.concatenate(videos)
+        yield source.codec.decode(prompts.first_BC1HW, result.latents_BCFHW)
 
 
 def judge_policy(
@@ -60,10 +62,12 @@ def judge_policy(
     """For each puzzle one Verdict per noise seed; ranks share the puzzles and all get every verdict."""
     numbers = world.share(len(batch))
     mine = [batch[i] for i in numbers]
-    per_seed = [
-        rooms.verify_many(mine, generate_videos(config, world.device, policy, source, mine, numbers, seed))
-        for seed in noise_seeds
-    ]
+    per_seed = []
+    for seed in noise_seeds:
+        judged: list[Verdict] = []
+        for videos in generate_videos(config, world.device, policy, source, mine, numbers, seed):
+            judged += rooms.verify_many(mine[len(judged) : len(judged) + len(videos)], videos)
+        per_seed.append(judged)
     per_puzzle = [list(verdicts) for verdicts in zip(*per_seed, strict=True)]
     return [verdicts for part in world.gather(per_puzzle) for verdicts in part]
 
@@ -122,7 +126,10 @@ def _write_rollouts(
     videos = []
     for batch in test.values():
         shown = batch[:columns]
-        rollouts = generate_videos(config, world.device, policy, source, shown, range(len(shown)), noise_seed=0)
+        numbers = range(len(shown))
+        rollouts = np.concatenate(
+            list(generate_videos(config, world.device, policy, source, shown, numbers, noise_seed=0))
+        )
         verdicts = rooms.verify_many(shown, rollouts)
         videos += [_framed(video, v.solved) for video, v in zip(rollouts, verdicts, strict=True)]
     write_gif(path, grid(np.stack(videos), columns=columns), fps=2, scale=max(1, 64 // config.data.height))
