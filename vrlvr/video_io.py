@@ -9,18 +9,16 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 from PIL import Image
 
 from vrlvr.atomic_write import replacing
 from vrlvr.errors import UserError
+from vrlvr.hostile_video import shared_decoder
 
 # Constant quantiser: no rate control, and boards of flat colours stay near-lossless at about 40 KB for 81 full-size frames.
 _ENCODER = {"preset": "ultrafast", "qp": "18", "threads": "1", "g": "250"}
-MAX_FRAME_PIXELS = 4096 * 4096
-MAX_VIDEO_BYTES = 2 * 1024**3
 
 
 def write_mp4(
@@ -55,29 +53,11 @@ def write_mp4(
 
 
 def read_mp4(path: Path) -> NDArray[np.uint8]:
-    """Decodes a video into video_TYXC.
+    """Decodes a video into video_TYXC, in a child process with limits (see vrlvr.hostile_video).
 
-    Raises UserError with one line if the file is missing, empty, cut off, no video, or larger than 4096 x 4096 pixels a
-    frame or 2 GiB decoded.
+    Raises UserError with one line if the file is missing, empty, cut off, no video, or beyond the limits.
     """
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UserError(f"{path} holds no video stream; give an mp4 video")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            _check_size(path, stream.codec_context.height, stream.codec_context.width, max(stream.frames, 1))
-            frames = []
-            for frame in container.decode(stream):
-                frames.append(frame.to_ndarray(format="rgb24"))
-                _check_size(path, frame.height, frame.width, len(frames))
-                if frames[-1].shape != frames[0].shape:
-                    raise UserError(f"{path} changes its frame size on the way; give a video of one size")
-            if not frames or len(frames) < stream.frames:
-                raise UserError(f"{path} ends after {len(frames)} of {stream.frames} frames; write or copy it again")
-    except (FFmpegError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a video ({error.strerror or error}); give a complete mp4") from error
-    return np.stack(frames)
+    return shared_decoder().read(path).video_TYXC
 
 
 def write_gif(path: Path, video_TYXC: NDArray[np.uint8], fps: int, scale: int = 1) -> None:
@@ -115,11 +95,3 @@ def _enlarge(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 def _check(video_TYXC: NDArray[np.uint8]) -> None:
     if video_TYXC.ndim != 4 or video_TYXC.shape[3] != 3 or video_TYXC.dtype != np.uint8 or not len(video_TYXC):
         raise ValueError(f"video {video_TYXC.dtype} {video_TYXC.shape} must be uint8 (1 or more frames, Y, X, 3)")
-
-
-def _check_size(path: Path, height: int, width: int, num_frames: int) -> None:
-    if height * width > MAX_FRAME_PIXELS or 3 * height * width * num_frames > MAX_VIDEO_BYTES:
-        raise UserError(
-            f"{path} has {num_frames} frames of {height}x{width}; at most 4096x4096 pixels a frame and 2 GiB in all are "
-            "read, so scale it down or cut it"
-        )

@@ -1,0 +1,261 @@
+"""Videos from outside, decoded where they can do no harm: in a child process with limits on everything.
+
+The file is opened here (a regular file, never a pipe or a device) and handed over as an open descriptor; frames come back in
+shared memory that is sealed to one size. A child serves many videos; one that hangs, crashes or answers nonsense is ended
+and replaced, and the video it had is refused.
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import mmap
+import os
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vrlvr import sandbox
+from vrlvr.errors import UserError
+from vrlvr.video_decoder import MAX_MESSAGE
+
+_START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one video may be and take. video_bytes: all its frames as 8-bit RGB, in the size wanted."""
+
+    file_bytes: int = 2 * sandbox.GIB
+    frame_pixels: int = 4096 * 4096
+    frames: int = 3600
+    video_bytes: int = 2 * sandbox.GIB
+    seconds: int = 300
+    memory_bytes: int = sandbox.GIB
+    cpu_seconds: int = 60
+    wall_seconds: int = 120
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """video_TYXC: uint8 RGB. source: height and width in the file. fit: how that became video_TYXC's (see frame_fit)."""
+
+    video_TYXC: NDArray[np.uint8]
+    source: tuple[int, int]
+    fit: str
+
+
+class Decoder:
+    """A child process for one video after the other. Threads may share it: they wait for each other."""
+
+    def __init__(self, limits: Limits = Limits(), module: str = "vrlvr.video_decoder") -> None:
+        self.limits = limits
+        self._module = module
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the child; the next video would start another."""
+        if self._child is not None:
+            self._child.end()
+        self._child = None
+
+    def read(self, path: Path, reference_YXC: NDArray[np.uint8] | None = None) -> Decoded:
+        """Decodes a video, into the size of the first frame that its maker was given if that is known (see frame_fit).
+
+        Raises UserError, one line with the file and the cause, for whatever is no complete video within the limits.
+        """
+        try:
+            with self._lock, _open(path, self.limits) as file, _shared_memory(self.limits.video_bytes) as memory:
+                if reference_YXC is not None:
+                    os.pwrite(memory.fileno(), reference_YXC.tobytes(), 0)
+                answer = self._ask(file, memory, reference_YXC)
+                return _decoded(answer, memory, reference_YXC, self.limits)
+        except _Refused as error:
+            raise UserError(f"{printable(str(path))} {printable(str(error))}") from error
+
+    def _ask(self, file: BinaryIO, memory: BinaryIO, reference_YXC: NDArray[np.uint8] | None) -> Mapping[str, Any]:
+        if self._child is None or not self._child.alive():
+            self.close()
+            self._child = _Child(self._module, self.limits)
+        size = None if reference_YXC is None else reference_YXC.shape[:2]
+        request = json.dumps({"limits": asdict(self.limits), "reference": size}).encode() + b"\n"
+        try:
+            return self._child.ask(request, [file.fileno(), memory.fileno()], self.limits)
+        except BaseException:  # Ctrl-C too: an answer that nobody took must not pass for the next video's
+            self.close()
+            raise
+
+
+def shared_decoder() -> Decoder:
+    """The decoder that this process keeps."""
+    return _decoder_of(os.getpid())
+
+
+def printable(text: str) -> str:
+    """Text from outside in one line without control characters; names that are no UTF-8 included."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+class _Refused(Exception):
+    """Why a video is not read."""
+
+
+class _Child:
+    """A running decoder."""
+
+    def __init__(self, module: str, limits: Limits) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            sizes = (str(limits.memory_bytes), str(limits.video_bytes))
+            self._process = subprocess.Popen(
+                sandbox.command(module, str(theirs.fileno()), *sizes),
+                pass_fds=(theirs.fileno(),),
+                env=sandbox.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # FFmpeg's complaints, in words that a video may choose
+            )
+        try:
+            self._answer(time.monotonic() + _START_SECONDS)
+        except (_Refused, TimeoutError) as error:
+            self.end()
+            raise RuntimeError(f"the video decoder does not start: {' '.join(self._process.args)} {error}") from error  # type: ignore[arg-type]
+        except BaseException:
+            self.end()
+            raise
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """Kills it, whatever it is doing."""
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+    def ask(self, request: bytes, descriptors: list[int], limits: Limits) -> Mapping[str, Any]:
+        """Its answer to a request. Raises _Refused where it takes too long, dies or answers nonsense."""
+        try:
+            socket.send_fds(self._socket, [request], descriptors)
+            return self._answer(time.monotonic() + limits.wall_seconds)
+        except TimeoutError as error:
+            raise _Refused(f"takes more than {limits.wall_seconds} seconds to be decoded") from error
+        except BrokenPipeError as error:
+            raise _Refused(self._death()) from error
+
+    def _answer(self, deadline: float) -> Mapping[str, Any]:
+        line = b""
+        while not line.endswith(b"\n"):
+            self._socket.settimeout(max(0.0, deadline - time.monotonic()) or 1e-6)
+            try:
+                received = self._socket.recv(MAX_MESSAGE)
+            except ConnectionError:
+                received = b""
+            if not received:
+                raise _Refused(self._death())
+            line += received
+            if len(line) > MAX_MESSAGE:
+                raise _Refused("makes the decoder answer nonsense")
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            raise _Refused("makes the decoder answer nonsense") from error
+        if not isinstance(answer, dict):
+            raise _Refused("makes the decoder answer nonsense")
+        return answer
+
+    def _death(self) -> str:
+        """How it ended, for it has hung up."""
+        try:
+            code = self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return "makes the decoder hang up"
+        if code == -signal.SIGXCPU:
+            return "takes too much processor time to be decoded"
+        if code < 0:
+            return f"makes the decoder crash ({signal.Signals(-code).name})"
+        return f"makes the decoder crash (exit code {code})"
+
+
+@contextlib.contextmanager
+def _open(path: Path, limits: Limits):
+    """Opens a regular file and nothing else, without waiting for anybody."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device may do something by itself
+            raise _Refused("is no regular file; give a video file")
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise _Refused("is no regular file; give a video file")
+            if status.st_size > limits.file_bytes:
+                raise _Refused(f"is larger than {limits.file_bytes / sandbox.GIB:.3g} GiB; give a smaller file")
+            yield file
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise _Refused(f"cannot be read ({getattr(error, 'strerror', None) or error}); give a video file") from error
+
+
+@contextlib.contextmanager
+def _shared_memory(size: int):
+    """A file of `size` bytes that is nowhere on disk where the system has such, and takes no more room than is written."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryFile() as file:
+            file.truncate(size)
+            yield file
+        return
+    descriptor = os.memfd_create("vrlvr-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(descriptor, "r+b") as file:
+        file.truncate(size)
+        # A child gone wrong could else cut the file under our feet, which ends a process that reads it.
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        yield file
+
+
+def _decoded(
+    answer: Mapping[str, Any], memory: BinaryIO, reference_YXC: NDArray[np.uint8] | None, limits: Limits
+) -> Decoded:
+    """The frames that an answer tells of. Trusts nothing in it: a child that reads hostile files may be theirs."""
+    if "error" in answer:
+        raise _Refused(str(answer["error"])[:500])
+    try:
+        shape = tuple(answer[name] for name in ("frames", "height", "width"))
+        source, fit = tuple(answer["source"]), answer["fit"]
+    except (KeyError, TypeError) as error:
+        raise _Refused("makes the decoder answer nonsense") from error
+    whole = all(type(number) is int and number > 0 for number in (*shape, *source))
+    expected = reference_YXC is None or shape[1:] == reference_YXC.shape[:2]
+    if (
+        not whole
+        or not expected
+        or len(source) != 2
+        or not isinstance(fit, str)
+        or 3 * math.prod(shape) > limits.video_bytes
+    ):
+        raise _Refused("makes the decoder answer nonsense")
+    size = 3 * shape[0] * shape[1] * shape[2]
+    frames = mmap.mmap(memory.fileno(), size, access=mmap.ACCESS_COPY)  # lives as long as the array
+    return Decoded(np.frombuffer(frames, np.uint8).reshape(*shape, 3), source, fit)
+
+
+@cache
+def _decoder_of(process: int) -> Decoder:
+    """The decoder of a process; a fork must not talk to its parent's."""
+    return Decoder()
