@@ -1,4 +1,4 @@
-"""The console script: vrlvr train | data | encode | distill-decoder | eval | estimate | export | verify."""
+"""The console script: vrlvr train | data | encode | distill-decoder | eval | table | estimate | export | verify."""
 
 import argparse
 import importlib
@@ -24,6 +24,7 @@ USAGE = """usage: vrlvr COMMAND [options]
            a small decoder for rewards, learnt from a Wan model's: --model DIR --out DIR [--data DIR] [--steps N] ...
   eval     test a trained run:   --run_dir DIR
            or any system's answers to a data set's test puzzles: eval videos|model|provider|llm|vbvr|verifiers
+  table    results of many systems beside the published ones: [RESULTS.json ...] [--format markdown|latex|csv|html] ...
   estimate memory and time of a run, without a GPU: --config FILE [--processes N] [--gpu_gib G] [--json] ...
   export   a trained model for diffusers or ComfyUI: --run_dir DIR --out DIR --format diffusers|merged|lora-diffusers|...
   verify   judge one video:      VIDEO.mp4 --puzzle PUZZLE.json [--json]
@@ -95,6 +96,16 @@ def _encode(arguments: Sequence[str]) -> int:
     options = _parsed(parser, arguments).as_dict()
     lists = {name: options[name].split(",") if options[name] else [] for name in ("splits", "videos")}
     encode(**options | lists | {"tasks": options["tasks"].split(",") if options["tasks"] else None})
+    return 0
+
+
+def _table(arguments: Sequence[str]) -> int:
+    from vrlvr.evaluation.merge import table
+
+    parser = ArgumentParser(prog="vrlvr table", exit_on_error=False)
+    parser.add_argument("results", nargs="*", type=Path, help="results.json files; none for the published tables alone")
+    parser.add_function_arguments(table, skip={"results"})
+    table(**_parsed(parser, arguments).as_dict())
     return 0
 
 
@@ -178,6 +189,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "encode": _encode,
     "distill-decoder": _distill_decoder,
     "eval": _eval,
+    "table": _table,
     "estimate": _estimate,
     "export": _export,
     "verify": _verify,

@@ -31,8 +31,8 @@ Interval = tuple[float, float]
 class Row(TypedDict):
     """One system on one task. Rates in percent (0..100); what a published table does not tell is None.
 
-    The last five come with measured rows of `vrlvr.evaluation.benchmark`: samples in all, of which so many had no video or one
-    that cannot be decoded (both count as not solved); the day (ISO 8601) and the verifier's version.
+    The last six come with measured rows of `vrlvr.evaluation.benchmark`: samples in all, of which so many had no video or one
+    that cannot be decoded (both count as not solved); the day (ISO 8601), the verifier's version, and a hash of the puzzles.
     """
 
     system: str
@@ -49,6 +49,7 @@ class Row(TypedDict):
     num_undecodable: NotRequired[int]
     date: NotRequired[str]
     verifier: NotRequired[str]
+    test_set: NotRequired[str]
 
 
 class Gain(TypedDict):

@@ -4,8 +4,7 @@ results.json is a list of rows {system, task, precision, recall, f1, success_rat
 source}: rates in 0..100, source `measured` (here) or `published` (as printed elsewhere); see `metrics.Row` for the rest.
 """
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +12,26 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from vrlvr.atomic_write import write_text
-from vrlvr.errors import UserError
+from vrlvr.evaluation.entries import (
+    COUNT_OR_ZERO,
+    NAME,
+    OPTIONAL_COUNT,
+    OPTIONAL_INTERVAL,
+    RATE,
+    Schema,
+    checked,
+    is_count,
+    is_interval,
+    is_number,
+    read_entries,
+    write_entries,
+)
+from vrlvr.evaluation.escaping import markdown_text
 from vrlvr.evaluation.metrics import Gain, Row
 from vrlvr.evaluation.published import published_rows
 
 __all__ = [
+    "checked_row",
     "markdown",
     "print_table",
     "published_rows",
@@ -34,9 +47,6 @@ __all__ = [
 TITLES = {"maze": "Maze", "flowfree": "FlowFree", "sokoban": "Sokoban"}
 COLUMNS = {"Prec": "precision", "Rec": "recall", "F1": "f1", "SR": "success_rate"}
 SOURCES = ("measured", "published")
-_COUNTS = ("num_samples", "num_missing", "num_undecodable")
-
-Check = Callable[[Any], bool]
 
 
 def task_title(task: str) -> str:
@@ -58,22 +68,27 @@ def systems_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
 
 def write_results(path: Path, rows: Sequence[Row]) -> None:
     """Writes results.json. Raises UserError if a row is not as described above."""
-    _write(path, [_checked_row(row, f"{path}: row {i}") for i, row in enumerate(rows)])
+    write_entries(path, [checked_row(row, f"{path}: row {i}") for i, row in enumerate(rows)])
 
 
 def read_results(path: Path) -> list[Row]:
     """Reads results.json. Raises UserError if it is missing, no JSON, or a row is not as described above."""
-    return [cast(Row, _checked_row(row, f"{path}: row {i}")) for i, row in enumerate(_read(path))]
+    return [checked_row(row, f"{path}: row {i}") for i, row in enumerate(read_entries(path))]
+
+
+def checked_row(row: Any, where: str) -> Row:
+    """The row itself, if it is as described above. Raises UserError, which names it by `where`."""
+    return cast(Row, checked(row, _ROW, where, optional=_HOW_MEASURED))
 
 
 def write_gains(path: Path, gains: Sequence[Gain]) -> None:
     """Writes gains.json: differences with paired intervals, which rows alone cannot give. Raises UserError as above."""
-    _write(path, [_checked(gain, _GAIN, f"{path}: gain {i}") for i, gain in enumerate(gains)])
+    write_entries(path, [checked(gain, _GAIN, f"{path}: gain {i}") for i, gain in enumerate(gains)])
 
 
 def read_gains(path: Path) -> list[Gain]:
     """Reads gains.json. Raises UserError as `read_results` does."""
-    return [cast(Gain, _checked(gain, _GAIN, f"{path}: gain {i}")) for i, gain in enumerate(_read(path))]
+    return [cast(Gain, checked(gain, _GAIN, f"{path}: gain {i}")) for i, gain in enumerate(read_entries(path))]
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -83,10 +98,10 @@ def markdown(rows: Sequence[Row]) -> str:
     head = ["system", "source"]
     for task in tasks:
         first, *others = COLUMNS
-        head += [f"{task_title(task)} {first}", *others]
+        head += [f"{markdown_text(task_title(task))} {first}", *others]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     for system, source in systems_of(rows):
-        line = [system.replace("|", "\\|"), source]
+        line = [markdown_text(system), source]
         for task in tasks:
             line += _cells(cells.get((system, source, task)))
         lines.append(line)
@@ -141,91 +156,27 @@ def _interval(row: Row) -> str:
     return "" if bounds is None else f"[{bounds[0]:.1f}, {bounds[1]:.1f}]"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_rate(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 100
-
-
-def _is_interval(value: Any, low: float, high: float) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(map(_is_number, value))
-        and low <= value[0] <= value[1] <= high
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-_RATE = ("a number in 0..100", _is_rate)
-_NAME = ("a name", _is_name)
-_OPTIONAL_COUNT = ("a positive integer or null", lambda value: value is None or _is_count(value))
-_ROW: dict[str, tuple[str, Check]] = {
-    "system": _NAME,
-    "task": _NAME,
-    "precision": _RATE,
-    "recall": _RATE,
-    "f1": _RATE,
-    "success_rate": _RATE,
-    "success_rate_ci95": ("[low, high] in 0..100 or null", lambda value: value is None or _is_interval(value, 0, 100)),
-    "num_puzzles": _OPTIONAL_COUNT,
+_ROW: Schema = {
+    "system": NAME,
+    "task": NAME,
+    "precision": RATE,
+    "recall": RATE,
+    "f1": RATE,
+    "success_rate": RATE,
+    "success_rate_ci95": OPTIONAL_INTERVAL,
+    "num_puzzles": OPTIONAL_COUNT,
     "source": (f"one of {', '.join(SOURCES)}", lambda value: value in SOURCES),
 }
-_HOW_MEASURED: dict[str, tuple[str, Check]] = {  # which a row may lack
-    **{name: ("0 or a positive integer", lambda value: value == 0 or _is_count(value)) for name in _COUNTS},
-    "date": _NAME,
-    "verifier": _NAME,
+_HOW_MEASURED: Schema = {  # which a row may lack
+    **dict.fromkeys(("num_samples", "num_missing", "num_undecodable"), COUNT_OR_ZERO),
+    **dict.fromkeys(("date", "verifier", "test_set"), NAME),
 }
-_GAIN: dict[str, tuple[str, Check]] = {
-    "before": _NAME,
-    "after": _NAME,
-    "task": _NAME,
-    "gain": ("a number in -100..100", lambda value: _is_number(value) and -100 <= value <= 100),
-    "gain_ci95": ("[low, high] in -100..100", lambda value: _is_interval(value, -100, 100)),
-    "num_puzzles": ("a positive integer", _is_count),
+_GAIN: Schema = {
+    "before": NAME,
+    "after": NAME,
+    "task": NAME,
+    "gain": ("a number in -100..100", lambda value: is_number(value) and -100 <= value <= 100),
+    "gain_ci95": ("[low, high] in -100..100", lambda value: is_interval(value, -100, 100)),
+    "num_puzzles": ("a positive integer", is_count),
     "paired": ("true or false", lambda value: isinstance(value, bool)),
 }
-
-
-def _checked_row(row: Any, where: str) -> dict[str, Any]:
-    present = {name: check for name, check in _HOW_MEASURED.items() if isinstance(row, dict) and name in row}
-    return _checked(row, _ROW | present, where)
-
-
-def _checked(entry: Any, schema: dict[str, tuple[str, Check]], where: str) -> dict[str, Any]:
-    """The entry itself, if every field of the schema is there and valid. Raises UserError."""
-    if not isinstance(entry, dict):
-        raise UserError(f"{where} must be an object with {', '.join(schema)}; write the file again with `vrlvr eval`")
-    for name, (constraint, check) in schema.items():
-        if name not in entry:
-            raise UserError(f"{where} has no {name}, it must be {constraint}; write the file again with `vrlvr eval`")
-        if not check(entry[name]):
-            raise UserError(
-                f"{where}: {name}={entry[name]!r} must be {constraint}; correct it or run `vrlvr eval` again"
-            )
-    return entry
-
-
-def _read(path: Path) -> list[Any]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); run `vrlvr eval` first") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); run `vrlvr eval` again") from error
-    if not isinstance(entries, list):
-        raise UserError(f"{path} holds a {type(entries).__name__}, a list is needed; run `vrlvr eval` again")
-    return entries
-
-
-def _write(path: Path, entries: list[dict[str, Any]]) -> None:
-    write_text(path, json.dumps(entries, indent=1, allow_nan=False) + "\n")
