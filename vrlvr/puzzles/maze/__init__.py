@@ -5,6 +5,7 @@ from vrlvr.puzzles.maze.puzzle import Puzzle, canonical
 from vrlvr.puzzles.maze.render import LOOKS, prompt, states
 from vrlvr.puzzles.maze.solve import solve
 from vrlvr.puzzles.maze.verify import COMPONENTS, judge
+from vrlvr.puzzles.maze.walk import judge_moves
 
 NAME = "maze"
 
@@ -17,6 +18,7 @@ __all__ = [
     "canonical",
     "generate",
     "judge",
+    "judge_moves",
     "prompt",
     "solve",
     "states",

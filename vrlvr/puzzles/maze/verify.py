@@ -54,7 +54,7 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.integer], rmse_TRK: NDArray[np.
         "error": reading_error(rmse_TRK),
     }
     visited = {cell for cell, _ in reading_of.values()} - {NO_CELL, puzzle.start}
-    precision, recall = overlap(visited, _planned(puzzle))
+    precision, recall = overlap(visited, planned_cells(puzzle))
     if solved:
         return Verdict(True, components, None, None, precision, recall)
     if broken_rule is None:
@@ -79,6 +79,6 @@ def _read(puzzle: Puzzle, frame: bytes) -> tuple[int, str | None]:
 
 
 @lru_cache(maxsize=1024)
-def _planned(puzzle: Puzzle) -> frozenset[int]:
+def planned_cells(puzzle: Puzzle) -> frozenset[int]:
     """The cells of the planner's path, the start excluded."""
     return frozenset(trace(puzzle, puzzle.solution)) - {puzzle.start}
