@@ -10,8 +10,10 @@ PACKAGES = [
     "vrlvr.puzzles.maze",
     "vrlvr.puzzles.flow_free",
     "vrlvr.puzzles.sokoban",
+    "vrlvr.puzzles.second",
     "vrlvr.models",
     "vrlvr.evaluation",
+    "vrlvr.foreign",
     "vrlvr.evaluation.providers",
     "vrlvr_kernels",
 ]
