@@ -1,17 +1,13 @@
 """A diffusers image-to-video pipeline as a function from a first frame, a prompt and a seed to a video.
 
-Models are folders in Diffusers' layout, or the hub's ids of such. Weights are read as safetensors only, and components only if
-they are classes of diffusers and transformers: nothing that a model's folder brings along is executed.
+Weights are read as safetensors only.
 """
 
-import json
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,26 +17,8 @@ from PIL import Image
 from vrlvr.errors import UserError
 from vrlvr.evaluation.letterbox import cut, fit
 from vrlvr.evaluation.lora_file import load_lora
-from vrlvr.evaluation.pipelines import Family, family_of
-
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-Offload = Literal["none", "model", "sequential"]
-_LIBRARIES = ("diffusers", "transformers")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")  # what is downloaded of a hub's model
-_INDEX = "model_index.json"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is run. height, width, num_frames: None for what fits the first frame and the data best."""
-
-    steps: int
-    guidance: float
-    negative_prompt: str | None
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
+from vrlvr.evaluation.model_spec import Settings, Spec, specify
+from vrlvr.evaluation.pipelines import Family
 
 
 @dataclass(frozen=True)
@@ -102,131 +80,35 @@ class Generator:
         return [cut(np.rint(255 * video).astype(np.uint8), box) for video in videos]
 
 
-def load_pipeline(
-    model: str,
-    lora: Path | None = None,
-    lora_2: Path | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    num_frames: int | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    negative_prompt: str | None = None,
-    shift: float | None = None,
-    dtype: Dtype = "auto",
-    device: str = "auto",
-    offload: Offload = "none",
-) -> Generator:
-    """Loads a model of `pipelines.FAMILIES`, with that family's settings where None is given.
+def load_pipeline(model: str, **options: Any) -> Generator:
+    """Loads a Diffusers folder, or a hub's model, with the options of `specify` by name.
 
-    model: a Diffusers folder, or a hub's id. lora, lora_2: LoRA files for the transformer and, of Wan2.2-I2V-A14B, for its
-    second expert. shift: of the timesteps; the folder's scheduler has its own. dtype: auto is bfloat16 on a GPU, float32
-    without. offload: components (`model`) or layers (`sequential`) wait in the CPU's memory.
-    Raises UserError for a model that is not supported, options that do not fit it, and where memory does not suffice.
+    Raises UserError for what is not supported or does not fit, and where memory does not suffice.
     """
-    folder = model_folder(model)
-    index = read_index(folder)
-    family = family_of(model, index, _read_json(folder / "transformer" / "config.json"))
-    settings = settings_for(family, height, width, num_frames, steps, guidance, negative_prompt)
-    where = pick_device(device)
-    if offload != "none" and where.type == "cpu":
-        raise UserError(f"offload={offload} spares a GPU's memory, but the device is the CPU; use offload=none")
-    if lora_2 is not None and not index.get("transformer_2"):
-        raise UserError(f"lora_2={lora_2} is for a second expert, which {model} lacks; use --lora")
-    with enough_memory(f"the weights of {model}"):
-        pipeline = _from_folder(folder, family, _dtypes(family, dtype, where))
-        for component, path in (("transformer", lora), ("transformer_2", lora_2)):
+    return load(specify(model, **options))
+
+
+def load(spec: Spec) -> Generator:
+    """The generator that a Spec describes. Raises UserError as `load_pipeline`."""
+    family = spec.family
+    with enough_memory(f"the weights of {spec.folder}"):
+        pipeline = _from_folder(spec.folder, family, spec.dtypes)
+        for component, path in (("transformer", spec.lora), ("transformer_2", spec.lora_2)):
             if path is not None:
                 load_lora(pipeline, path, component)
-        if shift is not None:
-            _set_shift(pipeline, family, shift)
+        if spec.shift is not None:
+            shifted = {str(family.shift): spec.shift}
+            pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **shifted)
         if family.tiled_vae:
             pipeline.vae.enable_tiling()
         pipeline.set_progress_bar_config(disable=True)
-        if offload == "model":
-            pipeline.enable_model_cpu_offload(device=where)
-        elif offload == "sequential":
-            pipeline.enable_sequential_cpu_offload(device=where)
+        if spec.offload == "model":
+            pipeline.enable_model_cpu_offload(device=spec.device)
+        elif spec.offload == "sequential":
+            pipeline.enable_sequential_cpu_offload(device=spec.device)
         else:
-            pipeline.to(where)
-    return Generator(pipeline, family, settings)
-
-
-def settings_for(
-    family: Family,
-    height: int | None,
-    width: int | None,
-    num_frames: int | None,
-    steps: int | None,
-    guidance: float | None,
-    negative_prompt: str | None,
-) -> Settings:
-    """The family's settings, with those given in their place. Raises UserError for what it cannot do."""
-    for name, side in (("height", height), ("width", width)):
-        if side is not None and (side < family.multiple or side % family.multiple):
-            near = max(1, round(side / family.multiple)) * family.multiple
-            raise UserError(f"{name}={side} must be a multiple of {family.multiple} for {family.name}; use {near}")
-    if (height is None) != (width is None):
-        raise UserError("height and width belong together; give both or none")
-    if num_frames is not None and (num_frames < 2 or num_frames % family.frame_step != 1):
-        near = family.frames_for(num_frames)
-        raise UserError(f"num_frames={num_frames} must be 1 + {family.frame_step}k for {family.name}; use {near}")
-    if steps is not None and steps < 1:
-        raise UserError(f"steps={steps} must be at least 1; use {family.steps}")
-    if negative_prompt is not None and family.negative_prompt is None:
-        raise UserError(f"negative_prompt does nothing in {family.name}, whose guidance is learnt; leave it out")
-    return Settings(
-        family.steps if steps is None else steps,
-        family.guidance if guidance is None else guidance,
-        family.negative_prompt if negative_prompt is None else negative_prompt,
-        height,
-        width,
-        num_frames,
-    )
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a model, downloaded first if `model` is a hub's id (JSON, tokenizers and safetensors only)."""
-    if Path(model).is_dir():
-        return Path(model)
-    if not _HUB_ID.fullmatch(model):
-        raise UserError(f"model={model} is neither a folder nor a hub's id (OWNER/NAME); give either")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=list(_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"model={model} is no folder, and cannot be downloaded ({reason}); check its name") from error
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """A folder's model_index.json. Raises UserError if it names anything but classes of diffusers and transformers."""
-    if not (folder / _INDEX).is_file():
-        raise UserError(f"{folder} has no {_INDEX}, so it is no Diffusers folder; give one (often named -Diffusers)")
-    index = _read_json(folder / _INDEX)
-    for name, value in index.items():
-        if not isinstance(value, list) or name.startswith("_"):
-            continue
-        known = value == [None, None] or (len(value) == 2 and value[0] in _LIBRARIES and isinstance(value[1], str))
-        if not known:
-            raise UserError(
-                f"{folder / _INDEX}: component {name[:40]!r} is {str(value)[:80]}, but only classes of "
-                f"{' and '.join(_LIBRARIES)} are loaded; use a model without code of its own"
-            )
-    return index
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is this process's GPU if there is one. Raises UserError if it cannot be used."""
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device={name} cannot be used ({reason}); use auto, cpu or a GPU that is there") from error
+            pipeline.to(spec.device)
+    return Generator(pipeline, family, spec.settings)
 
 
 @contextmanager
@@ -255,28 +137,3 @@ def _from_folder(folder: Path, family: Family, dtypes: Mapping[str, torch.dtype]
         raise UserError(
             f"{folder} cannot be loaded as a {family.pipeline} of safetensors files ({reason}); download it completely"
         ) from error
-
-
-def _dtypes(family: Family, dtype: Dtype, device: torch.device) -> dict[str, torch.dtype]:
-    """Of every component. What a model card keeps more precisely than the rest is the VAE."""
-    if dtype == "float32" or (dtype == "auto" and device.type == "cpu"):
-        return {"default": torch.float32}
-    default = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
-    vae = default if family.vae_dtype is None else getattr(torch, family.vae_dtype)
-    return {"default": default, "vae": vae}
-
-
-def _set_shift(pipeline: Any, family: Family, shift: float) -> None:
-    if family.shift is None or shift <= 0:
-        raise UserError(f"shift={shift} does not fit {family.name}; give a positive one to Wan or HunyuanVideo models")
-    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **{family.shift: shift})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); download the model completely") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no object; download the model again")
-    return content

@@ -27,13 +27,12 @@ def lora_path(given: Path) -> Path:
     return path
 
 
-def load_lora(pipeline: Any, given: Path, component: str = "transformer") -> None:
+def load_lora(pipeline: Any, path: Path, component: str = "transformer") -> None:
     """Adds a LoRA to a pipeline's transformer (or transformer_2), for generating.
 
     Names may be diffusers', kohya's, ComfyUI's, or Wan's own without a prefix, as DiffSynth-Studio writes them. Raises
     UserError if the file is damaged, or holds a layer that the model lacks.
     """
-    path = lora_path(given)
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
