@@ -31,11 +31,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one item. A missing or undecodable answer has a verdict too: not solved, precision and recall 0."""
+    """What became of one item. A missing or undecodable answer has a verdict too: not solved, precision and recall 0.
+
+    note: why it could not be decoded, or what was done to its size.
+    """
 
     item: Item
     status: Status
     verdict: Verdict
+    note: str = ""
 
 
 def read_items(data: Path, tasks: Sequence[str] | None = None, num_puzzles: int | None = None) -> list[Item]:
@@ -97,6 +101,7 @@ def write_outcomes(out: Path, system: str, outcomes: Sequence[Outcome]) -> list[
                 "precision": outcome.verdict.precision,
                 "recall": outcome.verdict.recall,
                 "components": dict(outcome.verdict.components),
+                "note": outcome.note,
             },
             sort_keys=True,
         )

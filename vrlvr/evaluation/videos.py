@@ -1,24 +1,152 @@
-"""`vrlvr eval videos`: a folder of any system's videos, judged."""
+"""`vrlvr eval videos`: a folder of any system's videos, judged. See `video_names` for what they are called.
 
+Time: every frame is judged, in its order; a state may be shown for any number of frames, so a video may have any frame rate
+and length, and nothing is resampled. One beyond the limits of `vrlvr.hostile_video` counts as undecodable.
+Space: frames are brought to the size of the data set by the rule in `vrlvr.frame_fit`, which looks at frame 0 alone.
+A puzzle without a video and one whose video cannot be decoded are counted apart, and score 0.
+"""
+
+import os
+import sys
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
-from vrlvr import puzzles
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vrlvr import puzzles, sandbox
+from vrlvr.archives import extracted
+from vrlvr.atomic_write import write_text
 from vrlvr.errors import UserError
-from vrlvr.evaluation.benchmark import Item, Outcome, failed
-from vrlvr.video_io import read_mp4
+from vrlvr.evaluation.benchmark import Item, Outcome, failed, read_items, write_outcomes
+from vrlvr.evaluation.tables import markdown, print_table, published_rows
+from vrlvr.evaluation.video_names import Found, find_videos
+from vrlvr.frame_fit import Size
+from vrlvr.hostile_video import Decoder, Limits, printable
+
+_LISTED = 5  # names in a warning
 
 
-def judge_folder(videos: Path, items: Sequence[Item]) -> list[Outcome]:
-    """The outcome of every item, in their order. An item's video is videos/<item id>.mp4."""
-    return [_judge(videos / f"{item.id}.mp4", item) for item in items]
+def evaluate_videos(
+    videos: Path,
+    system: str,
+    data: Path,
+    out: Path,
+    tasks: str | None = None,
+    num_puzzles: int | None = None,
+    workers: int | None = None,
+) -> None:
+    """Judges a system's videos of test puzzles: writes OUT/results.json, results.md, outcomes.jsonl, and prints the table.
+
+    videos: a folder, or a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of one, of MP4 or WebM files named maze-00017.mp4 or
+    maze/00017.mp4 by their puzzle, of any size, frame rate and length. system: its name in the tables. data: a folder made by
+    `vrlvr data`. tasks: comma separated, all by default. num_puzzles: the first so many of each task, all by default. workers:
+    decoders at a time, one a core by default. Raises UserError with one line.
+    """
+    items = read_items(data, tasks.split(",") if tasks else None, num_puzzles)
+    with ExitStack() as stack:
+        folder = videos if videos.is_dir() else stack.enter_context(extracted(videos))
+        found = find_videos(folder, items)
+        if not found.paths:
+            raise UserError(
+                f"{printable(str(videos))} holds no video of the {len(items)} puzzles; name them like {items[0].id}.mp4"
+            )
+        _warn(found)
+        outcomes = _judge_all(folder, items, found, workers)
+    rows = write_outcomes(out, system, outcomes)
+    table = [*rows, *(row for row in published_rows() if row["task"] in {row["task"] for row in rows})]
+    write_text(out / "results.md", markdown(table))
+    print_table(table)
+    _tell(outcomes, out)
 
 
-def _judge(path: Path, item: Item) -> Outcome:
-    if not path.exists():
+def judge_folder(videos: Path, items: Sequence[Item], workers: int | None = None) -> list[Outcome]:
+    """The outcomes of all items, in their order; several for each, in the order of their numbers, where files are samples.
+
+    workers: decoders at a time, one a core by default. Raises UserError as `find_videos` does, and for a data set that lacks
+    first frames.
+    """
+    return _judge_all(videos, items, find_videos(videos, items), workers)
+
+
+def _judge_all(folder: Path, items: Sequence[Item], found: Found, workers: int | None) -> list[Outcome]:
+    if missing := sandbox.unenforced():
+        print(f"vrlvr: this system cannot limit {', '.join(missing)} of the video decoder", file=sys.stderr)
+    answers = [(item, found.paths.get((item.id, sample))) for item in items for sample in found.samples or ("",)]
+    decoders: SimpleQueue[Decoder] = SimpleQueue()
+    threads = max(1, min(workers or os.cpu_count() or 1, len(found.paths)))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Threads are enough: a decoder is a process of its own, and takes ten times as long as the verifier.
+    with ExitStack() as stack, Progress(*columns) as progress, ThreadPoolExecutor(threads) as pool:
+        for _ in range(threads):
+            decoders.put(stack.enter_context(Decoder()))
+        bar, outcomes = progress.add_task("videos judged", total=len(answers)), []
+        try:
+            for outcome in pool.map(lambda answer: _judge(folder, answer[0], answer[1], decoders), answers):
+                outcomes.append(outcome)
+                progress.advance(bar)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, nothing new is begun
+    return outcomes
+
+
+def _judge(folder: Path, item: Item, name: str | None, decoders: "SimpleQueue[Decoder]") -> Outcome:
+    if name is None:
         return failed(item, "missing")
+    first_frame = puzzles.render_first_frame(item.puzzle, *_size(item))
+    decoder = decoders.get()
     try:
-        video_TYXC = read_mp4(path)
-    except UserError:
-        return failed(item, "undecodable")
-    return Outcome(item, "judged", puzzles.verify(item.puzzle, video_TYXC))
+        decoded = decoder.read(_inside(folder, name), first_frame)
+    except UserError as error:
+        return replace(failed(item, "undecodable"), note=str(error))
+    finally:
+        decoders.put(decoder)
+    note = "" if decoded.fit == "same size" else f"{decoded.fit} from {decoded.source[0]}x{decoded.source[1]}"
+    return Outcome(item, "judged", puzzles.verify(item.puzzle, decoded.video_TYXC), note)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file itself where links lead to it. Raises UserError if that lies outside the folder."""
+    path = Path(os.path.realpath(folder / name))
+    if not path.is_relative_to(os.path.realpath(folder)):
+        raise UserError(f"{printable(str(folder / name))} is a link out of its folder; copy the file there")
+    return path
+
+
+def _size(item: Item) -> Size:
+    """The size in which a puzzle was shown: its PNG's."""
+    try:
+        with Image.open(item.first_frame, formats=["PNG"]) as image:
+            width, height = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{item.first_frame} cannot be read ({error}); make the data set anew with `vrlvr data`"
+        ) from error
+    if height * width > Limits().frame_pixels:
+        raise UserError(f"{item.first_frame} has {height}x{width} pixels; at most {Limits().frame_pixels} are judged")
+    return height, width
+
+
+def _warn(found: Found) -> None:
+    if not found.unasked and not found.others:
+        return
+    listed = ", ".join(map(printable, found.others[:_LISTED])) + (", ..." if len(found.others) > _LISTED else "")
+    print(
+        f"vrlvr: left out {found.unasked} videos of puzzles that are not asked for, and {len(found.others)} other files"
+        + (f" ({listed})" if listed else ""),
+        file=sys.stderr,
+    )
+
+
+def _tell(outcomes: Sequence[Outcome], out: Path) -> None:
+    """How many videos were judged, and why the first few were not."""
+    counts = Counter(outcome.status for outcome in outcomes)
+    print(", ".join(f"{counts[status]} {status}" for status in ("judged", "missing", "undecodable")), end="; ")
+    print(f"details in {out}/outcomes.jsonl")
+    for note in [outcome.note for outcome in outcomes if outcome.status == "undecodable"][:_LISTED]:
+        print(f"  {note}")
