@@ -15,6 +15,7 @@ from vrlvr.puzzles import DENSE_REWARD, ROOMS
 from vrlvr.puzzles.flow_free import Difficulty as FlowFreeDifficulty
 from vrlvr.puzzles.maze import Difficulty as MazeDifficulty
 from vrlvr.puzzles.sokoban import Difficulty as SokobanDifficulty
+from vrlvr.second_opinion import SecondOpinionConfig
 
 Stage = Literal["all", "data", "sft", "grpo", "eval"]
 
@@ -135,6 +136,7 @@ class GrpoConfig:
     shuffle_advantages: the control in which the reward teaches nothing.
     reward_decoder: a folder made by `vrlvr distill-decoder`, whose small decoder makes the videos that are rewarded while the
     audit finds its verdicts true; none: the codec's full decode. Evaluation always decodes in full.
+    second_opinion: how often an independent verifier judges a sample of the rollouts.
     reward: dense, sparse (success only), or the weights of every task's components, {task: {component: weight}}.
     """
 
@@ -166,6 +168,7 @@ class GrpoConfig:
     shuffle_advantages: bool = False
     reward_decoder: str | None = None
     audit: AuditConfig = field(default_factory=AuditConfig)
+    second_opinion: SecondOpinionConfig = field(default_factory=SecondOpinionConfig)
     reward: Literal["dense", "sparse"] | dict[str, dict[str, float]] = "dense"
 
 

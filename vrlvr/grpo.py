@@ -33,6 +33,7 @@ from vrlvr.run_log import RunLog
 from vrlvr.sampling import Trajectory, joined, sample
 from vrlvr.scoring import Scorer, group_advantages, score_scalars, shuffled
 from vrlvr.sde import Step, plan_steps, sigma_schedule
+from vrlvr.second_opinion import SecondOpinion
 from vrlvr.source import Source
 from vrlvr.update import accumulate_gradients, build_replay, puzzles_of
 
@@ -41,10 +42,11 @@ GRPO_STREAM = 3
 
 @dataclass
 class Progress:
-    """Updates done, and what the reward decoder's audit has found."""
+    """Updates done, and what the reward decoder's audit and the second verifier have found."""
 
     step: int = 0
     audit: dict[str, Any] = field(default_factory=dict)
+    second_opinion: dict[str, Any] = field(default_factory=dict)
 
 
 def train_grpo(
@@ -71,7 +73,10 @@ def train_grpo(
     set_recompute(config, policy, source, world.size, "grpo")
     velocity = FrozenVelocity(policy, grpo.micro_batch, graphs=not engine.spreads_weights)
     decoder, size = (source.codec, None) if audited is None else (audited, audited.size)
-    scorer = Scorer(decoder, reward_weights(config), size, world.device)
+    second = SecondOpinion(decoder, size, grpo.second_opinion, config.seed, world, log.say)
+    if progress.second_opinion:
+        second.load_state(progress.second_opinion)
+    scorer = Scorer(second, reward_weights(config), size, world.device)
     while progress.step < grpo.updates:
         progress.step += 1
         lr = grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction)
@@ -85,6 +90,7 @@ def train_grpo(
         numbers = [first + mine.start // grpo.group_size + i for i in range(int(puzzle_B[-1]) + 1)]
         prompts = source.prompts([source.rl_puzzle(n) for n in numbers])
         samples_B = torch.arange(mine.start, mine.stop, device=device) + first * grpo.group_size
+        second.expect(progress.step, len(mine))
         with phase("rollout"), engine.whole_weights():
             velocity.refresh(prompts.prompt_B)
             trajectory = _roll_out(config, velocity, steps, source.latent_shape, prompts, puzzle_B, samples_B, scorer)
@@ -117,6 +123,9 @@ def train_grpo(
             found = audited.audit(progress.step, scores.puzzles, first_B, trajectory.latents_BCFHW, scores.verdicts)
             scalars |= {name: [value] for name, value in found.items()}
             progress.audit = audited.state()
+        found = second.compare(progress.step, scores.puzzles, scores.verdicts, scores.reward_B)
+        scalars |= {name: [value] for name, value in found.items()}
+        progress.second_opinion = second.state()
         scalars["zero_spread_fraction"] = zero_spread
         scalars["seconds_rollout"] = [rolled_out - begin]
         scalars["seconds_decode"], scalars["seconds_verify"] = [scores.seconds_decode], [scores.seconds_verify]
