@@ -6,7 +6,7 @@ Counted is what PyTorch allocates (see `vrlvr.memory`). Which tensors live in a 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -214,7 +214,7 @@ def _grpo(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
     # Each part's states are there once more, one step at a time, while they are joined.
     in_parts = grpo.rollout_puzzles is not None and grpo.rollout_puzzles < puzzles
     part = min(samples, (grpo.rollout_puzzles or puzzles) * group)
-    yield Footprint(
+    rollout = Footprint(
         phase="rollout",
         rows=rollout_rows,
         **run.engine(whole=True, accumulated=False),
@@ -222,6 +222,8 @@ def _grpo(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
         states=text + trajectory + samples * (2 * run.latent + run.first),
         activations=forward + (meter.decode(part) if in_parts else 0),
     )
+    # It begins with this update's text, while the last one's is still there.
+    yield max(rollout, replace(rollout, states=text, activations=meter.text(prompts)), key=lambda x: x.total)
     yield Footprint(
         phase="decode",
         rows=part,
