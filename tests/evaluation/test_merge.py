@@ -90,9 +90,11 @@ def test_a_measured_row_stands_above_the_published_one_that_stays(
 
 def test_language_models_and_vbvr_have_tables_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.json"
-    path.write_text(json.dumps([row("gpt-4o (text)"), VBVR]), encoding="utf-8")
+    path.write_text(json.dumps([row("gpt-4o (text)"), row("new", answers="text"), VBVR]), encoding="utf-8")
     main_table, vbvr, llm = (run(capsys, path, "--table", name) for name in ("main", "vbvr", "llm"))
     assert "gpt" not in main_table
+    assert "| new |" not in main_table
+    assert "| new |" in llm
     assert [line.split(" | ")[1] for line in lines_of(llm, "gpt-4o (text)")] == ["measured"]
     assert llm.index("| gpt-4o (text) |") < llm.index("| GPT 4o |")
     assert lines_of(vbvr, "VideoRLVR")[0].startswith("| VideoRLVR | measured | 50.0 [45.0, 55.0]<sup>a</sup> | 50.0 |")

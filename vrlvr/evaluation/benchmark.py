@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -82,8 +83,15 @@ def rows_of(system: str, outcomes: Sequence[Outcome]) -> list[Row]:
             sum(outcome.status == status for outcome in of_task) for status in ("missing", "undecodable")
         )
         row["date"], row["verifier"] = datetime.now(UTC).date().isoformat(), verifier_version()
+        row["test_set"] = test_set([outcome.item for outcome in of_task])
         rows.append(row)
     return rows
+
+
+def test_set(items: Sequence[Item]) -> str:
+    """What tells one set of puzzles from another: equal where the same puzzles, by the same names, were asked."""
+    puzzle_of = {item.id: puzzles.to_text(item.puzzle) for item in items}
+    return sha256(json.dumps(puzzle_of, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write_outcomes(out: Path, system: str, outcomes: Sequence[Outcome]) -> list[Row]:

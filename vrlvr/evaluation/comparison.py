@@ -132,7 +132,7 @@ def build(name: Name, entries: Sequence[Entry]) -> Table:
 
 def is_language_model(row: Row) -> bool:
     """Whether a row belongs to the table of models that answer in text."""
-    return canonical_name(row["system"]) in language_models()
+    return row.get("answers") == "text" or canonical_name(row["system"]) in language_models()
 
 
 @dataclass

@@ -145,6 +145,8 @@ def score(system: str, items: Sequence[Item], answers: Mapping[str, Answer], out
         f"{system}, lenient",
         outcomes(items, answers, lambda answer, item: lenient(answer, _maze(item))),
     )
+    for row in rows:
+        row["answers"] = "text"
     write_results(out / "results.json", rows)
     return rows
 

@@ -31,8 +31,9 @@ Interval = tuple[float, float]
 class Row(TypedDict):
     """One system on one task. Rates in percent (0..100); what a published table does not tell is None.
 
-    The last six come with measured rows of `vrlvr.evaluation.benchmark`: samples in all, of which so many had no video or one
-    that cannot be decoded (both count as not solved); the day (ISO 8601), the verifier's version, and a hash of the puzzles.
+    The last come with measured rows of `vrlvr.evaluation.benchmark`: samples in all, of which so many had no video or one that
+    cannot be decoded (both count as not solved); the day (ISO 8601), the verifier's version, a hash of the puzzles, and `text`
+    where a language model answered.
     """
 
     system: str
@@ -50,6 +51,7 @@ class Row(TypedDict):
     date: NotRequired[str]
     verifier: NotRequired[str]
     test_set: NotRequired[str]
+    answers: NotRequired[str]
 
 
 class Gain(TypedDict):

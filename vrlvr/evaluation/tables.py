@@ -170,6 +170,7 @@ _ROW: Schema = {
 _HOW_MEASURED: Schema = {  # which a row may lack
     **dict.fromkeys(("num_samples", "num_missing", "num_undecodable"), COUNT_OR_ZERO),
     **dict.fromkeys(("date", "verifier", "test_set"), NAME),
+    "answers": ("text or video", lambda value: value in ("text", "video")),
 }
 _GAIN: Schema = {
     "before": NAME,
