@@ -65,7 +65,7 @@ def test_data_then_verify(tmp_path, capsys):
     [
         (
             ["verfy"],
-            "command 'verfy' does not exist; use one of train, data, encode, distill-decoder, eval, table, estimate, export, verify",
+            "command 'verfy' does not exist; use one of train, data, import, encode, ",
         ),
         (["verify", "solved.mp4"], "puzzle"),
         (["verify", "missing.mp4", "--puzzle", "maze.json"], "missing.mp4"),

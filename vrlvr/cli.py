@@ -1,7 +1,8 @@
-"""The console script: vrlvr train | data | encode | distill-decoder | eval | table | estimate | export | verify."""
+"""The console script: vrlvr train | data | import | encode | distill-decoder | eval | table | estimate | export | verify."""
 
 import argparse
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ USAGE = """usage: vrlvr COMMAND [options]
 
   train    train a video policy: data, SFT, SDE-GRPO, evaluation (all options of configs/*.yaml)
   data     make puzzle videos:   --out DIR --num_train N --num_test N [--seed S] [--height H] [--width W] ...
+  import   puzzles that others made, as a data set for eval: FILE... --format boxoban|numberlink|maze --out DIR ...
   encode   a data set's prompts, first frames and videos by a Wan model's encoders: --data DIR --model DIR --out DIR ...
   distill-decoder
            a small decoder for rewards, learnt from a Wan model's: --model DIR --out DIR [--data DIR] [--steps N] ...
@@ -82,6 +84,16 @@ def _data(arguments: Sequence[str]) -> int:
     parser.add_argument("--tasks", type=str, default=",".join(puzzles.ROOMS), help="tasks, comma separated")
     options = _parsed(parser, arguments).as_dict()
     dataset.build(**options | {"tasks": options["tasks"].split(",")})
+    return 0
+
+
+def _import(arguments: Sequence[str]) -> int:
+    from vrlvr.importing import import_puzzles
+
+    parser = ArgumentParser(prog="vrlvr import", exit_on_error=False)
+    parser.add_argument("files", type=Path, nargs="+", help="text files of levels, or folders of them")
+    parser.add_function_arguments(import_puzzles, skip={"files"})
+    import_puzzles(**_parsed(parser, arguments).as_dict())
     return 0
 
 
@@ -163,8 +175,18 @@ def _call(command: str, function: str, positional: Sequence[str], arguments: Seq
     for parameter in positional:
         parser.add_argument(parameter, type=Path)
     parser.add_function_arguments(target, skip=set(positional))
-    target(**_parsed(parser, arguments).as_dict())
+    target(**_parsed(parser, _with_true(arguments, inspect.signature(target))).as_dict())
     return 0
+
+
+def _with_true(arguments: Sequence[str], signature: inspect.Signature) -> list[str]:
+    """--yes as --yes=true, where yes is a bool that no value follows."""
+    flags = {f"--{name}" for name, parameter in signature.parameters.items() if parameter.annotation is bool}
+    following = [*arguments, "--"][1:]
+    return [
+        f"{word}=true" if word in flags and after.startswith("-") else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
 
 
 def _parsed(parser: ArgumentParser, arguments: Sequence[str]):
@@ -186,6 +208,7 @@ EVALUATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "data": _data,
+    "import": _import,
     "encode": _encode,
     "distill-decoder": _distill_decoder,
     "eval": _eval,

@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vrlvr import puzzles
 from vrlvr.atomic_write import replacing, write_text
 from vrlvr.errors import UserError
-from vrlvr.puzzles import ROOMS, board
+from vrlvr.puzzles import ROOMS, Puzzle, board
 from vrlvr.video_io import write_mp4
 
 FPS = 16
@@ -133,22 +133,26 @@ def build(
         bar = progress.add_task(str(out), total=len(instances), completed=len(instances) - len(missing))
         for done in _make_all(out, recipe, missing, workers or os.cpu_count() or 1):
             progress.advance(bar, done)
-    _write_metadata(out, recipe, instances)
+    write_metadata(out, recipe.tasks, instances)
 
 
 def make(out: Path, recipe: Recipe, instance: Instance) -> None:
     """Writes the three files of an instance, the JSON last."""
-    room = ROOMS[instance.task]
     try:
         puzzle = puzzles.generate(
             instance.task, recipe.difficulties[instance.task], recipe.seed, instance.split, instance.index
         )
-        states = room.states(puzzle, puzzle.solution)
-        order = board.hold(np.arange(len(states)), recipe.num_frames, recipe.frames_per_move)
-        stills = board.render(states, room.LOOKS, recipe.height, recipe.width)
+        write_files(out / instance.stem, puzzle, recipe.height, recipe.width, recipe.num_frames, recipe.frames_per_move)
     except ValueError as error:
         raise UserError(f"{instance.stem} cannot be made: {error}") from error
-    stem = out / instance.stem
+
+
+def write_files(stem: Path, puzzle: Puzzle, height: int, width: int, num_frames: int, frames_per_move: int) -> None:
+    """Writes a puzzle's three files, the JSON last. Raises ValueError if the plan does not fit the frames."""
+    room = puzzles.room_of(puzzle)
+    states = room.states(puzzle, puzzle.solution)
+    order = board.hold(np.arange(len(states)), num_frames, frames_per_move)
+    stills = board.render(states, room.LOOKS, height, width)
     write_mp4(stem.with_suffix(".mp4"), stills, FPS, holds=np.bincount(order).tolist())
     with replacing(stem.with_suffix(".png")) as path:
         Image.fromarray(stills[0]).save(path, format="PNG", compress_level=3)
@@ -252,14 +256,14 @@ def _compare(out: Path, former: dict[str, Any], wanted: dict[str, Any]) -> None:
         )
 
 
-def _write_metadata(out: Path, recipe: Recipe, instances: Sequence[Instance]) -> None:
+def write_metadata(out: Path, tasks: Sequence[str], instances: Sequence[Instance]) -> None:
     """One CSV of all instances, and one a task."""
     rows = []
     for instance in instances:
         stem = instance.stem
         prompt = ROOMS[instance.task].prompt(puzzles.load(out / f"{stem}.json"))
         rows.append((instance.task, (f"{stem}.mp4", prompt, f"{stem}.png", f"{stem}.json")))
-    for name in ("all", *recipe.tasks):
+    for name in ("all", *tasks):
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
