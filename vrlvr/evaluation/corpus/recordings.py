@@ -1,0 +1,196 @@
+"""What happens to an honest video between its maker and its judge: codecs, scaling, colours, frame rates.
+
+Every change is told in pixels of full-size frames (cells of 52 to 68 pixels) and shrinks with the cells of smaller ones.
+"""
+
+import io
+from collections.abc import Callable
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
+from PIL import Image
+
+from vrlvr.evaluation.corpus.common import Rng
+from vrlvr.evaluation.corpus.rules import solves
+from vrlvr.evaluation.corpus.scene import Scene, States, Video, draw, place
+from vrlvr.puzzles import Puzzle
+
+Retiming = Callable[[Puzzle, States, Rng], States]
+Filter = Callable[[Video, float, Rng], Video]  # video, strength: side of a cell in units of a full-size one, at most 1
+
+_FULL_CELL_PX = 52
+
+
+def strength(puzzle: Puzzle, scene: Scene) -> float:
+    """How strong a filter may be, in (0, 1]: in proportion to the cells."""
+    return min(1.0, place(puzzle, scene).cell / _FULL_CELL_PX)
+
+
+# ------------------------------------------------------------------------------------------------------- in time
+
+
+def other_fps(puzzle: Puzzle, states: States, rng: Rng) -> States:
+    """The nearest frame at 0.5 to 2.5 times the rate; slower ones only where every move is still seen."""
+    for rate in (float(rng.choice([0.5, 0.625, 0.75, 1.25, 1.5, 1.875, 2.5])), 1.5):
+        index = np.round(np.arange(0, len(states) - 0.5, 1 / rate)).astype(int)
+        resampled = states[np.minimum(index, len(states) - 1)]
+        if solves(puzzle, resampled):
+            return resampled
+    raise ValueError("a video at 1.5 times its frame rate is no solution; mend the corpus")
+
+
+def dropped_frame(puzzle: Puzzle, states: States, rng: Rng) -> States:
+    """One frame is lost, of a state that is shown more than once: otherwise a dropped frame is a skipped move."""
+    same = (states[1:] == states[:-1]).all((1, 2))
+    frames = np.flatnonzero(np.concatenate([same, [False]]) | np.concatenate([[False], same]))
+    return np.delete(states, rng.choice(frames), axis=0) if len(frames) else states
+
+
+def doubled_frame(puzzle: Puzzle, states: States, rng: Rng) -> States:
+    """One frame is shown twice."""
+    frame = rng.integers(len(states))
+    return np.insert(states, frame, states[frame], axis=0)
+
+
+# ------------------------------------------------------------------------------------------------------ in pixels
+
+
+def blur(video: Video, strength: float, rng: Rng) -> Video:
+    """Gaussian, sigma 0.5 to 2 pixels."""
+    return gaussian(video, strength * rng.uniform(0.5, 2.0))
+
+
+def gaussian(video: Video, sigma: float) -> Video:
+    """Separable, cut off at 3 sigma, edges repeated."""
+    reach = max(1, int(np.ceil(3 * sigma)))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
+    kernel /= kernel.sum()
+    out = np.empty_like(video)
+    for at, frame in enumerate(video):
+        blurred = frame.astype(np.float32)
+        for axis in (0, 1):
+            padding = [(reach, reach) if side == axis else (0, 0) for side in range(3)]
+            wide, size = np.pad(blurred, padding, mode="edge"), frame.shape[axis]
+            blurred = sum(
+                weight * (wide[i : i + size] if axis == 0 else wide[:, i : i + size]) for i, weight in enumerate(kernel)
+            )
+        out[at] = blurred.round()
+    return out
+
+
+def darker(video: Video, strength: float, rng: Rng) -> Video:
+    """Gain 0.8 to 0.95."""
+    return _gained(video, rng.uniform(0.8, 0.95))
+
+
+def brighter(video: Video, strength: float, rng: Rng) -> Video:
+    """Gain 1.05 to 1.2."""
+    return _gained(video, rng.uniform(1.05, 1.2))
+
+
+def _gained(video: Video, gain: float) -> Video:
+    return np.clip(np.arange(256) * gain, 0, 255).round().astype(np.uint8)[video]
+
+
+def hue_drift(video: Video, strength: float, rng: Rng) -> Video:
+    """Hue turns evenly by up to 15 degrees until the end, and each channel's gain drifts by up to 8 %."""
+    turn, gains = np.deg2rad(rng.uniform(-15, 15)), rng.uniform(-0.08, 0.08, 3)
+    out = np.empty_like(video)
+    for at, share in enumerate(np.linspace(0, 1, len(video))):
+        matrix = (hue_matrix(turn * share) * (1 + gains[:, None] * share)).astype(np.float32)
+        out[at] = np.clip(video[at].astype(np.float32) @ matrix.T, 0, 255).round()
+    return out
+
+
+def hue_matrix(radians: float) -> NDArray[np.float64]:
+    """Rotation of RGB about its grey axis (Rodrigues' formula)."""
+    axis = np.full((3, 3), 1 / 3)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    return np.cos(radians) * np.eye(3) + (1 - np.cos(radians)) * axis + np.sin(radians) * cross
+
+
+def scaled(video: Video, height: int, width: int, filtering: Image.Resampling = Image.Resampling.BICUBIC) -> Video:
+    """Every frame at another size."""
+    return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), filtering)) for frame in video])
+
+
+def _other_size(video: Video, strength: float, rng: Rng) -> tuple[int, int]:
+    """0.35 to 1.5 times the size, but cells of at least 9 pixels; only larger where they have no more now."""
+    least = min(1.0, max(0.35, 9 / (strength * _FULL_CELL_PX)))
+    factor = rng.uniform(least, 1.5) if strength * _FULL_CELL_PX > 9 else float(rng.integers(2, 5))
+    return 2 * round(video.shape[1] * factor / 2), 2 * round(video.shape[2] * factor / 2)
+
+
+def at_another_size(video: Video, strength: float, rng: Rng) -> Video:
+    """Scaled, and left so."""
+    return scaled(video, *_other_size(video, strength, rng))
+
+
+def scaled_and_back(video: Video, strength: float, rng: Rng) -> Video:
+    """Scaled, and scaled back."""
+    return scaled(at_another_size(video, strength, rng), *video.shape[1:3])
+
+
+def wan_like(video: Video, strength: float, rng: Rng) -> Video:
+    """What a latent video codec takes away: half of the detail below 4 pixels and 15 to 40 % of each frame to its neighbours;
+    and what it adds: a grain of 2 levels."""
+    height, width = video.shape[1:3]
+    size = max(1, round(4 * strength))
+    coarse = scaled(video, height // size, width // size, Image.Resampling.BOX)
+    out = scaled(coarse, height, width, Image.Resampling.BILINEAR)
+    share = np.float32(rng.uniform(0.15, 0.4))
+    smooth = [(frame.astype(np.float32) + low) / 2 for frame, low in zip(video, out, strict=True)]
+    for at, frame in enumerate(smooth):
+        beside = smooth[max(0, at - 1)] + smooth[min(len(smooth) - 1, at + 1)]
+        grain = rng.normal(0, 2, (frame.shape[0], frame.shape[1], 1)).astype(np.float32)
+        out[at] = np.clip((1 - share) * frame + share / 2 * beside + grain, 0, 255).round()
+    return out
+
+
+def grain(video: Video, strength: float, rng: Rng) -> Video:
+    """Gaussian noise of 4 to 10 levels, alike in all channels of a pixel."""
+    sigma = rng.uniform(4, 10)
+    out = np.empty_like(video)
+    for at, frame in enumerate(video):
+        speckle = (sigma * rng.standard_normal((*frame.shape[:2], 1), np.float32)).astype(np.int16)
+        out[at] = np.clip(frame + speckle, 0, 255)
+    return out
+
+
+def h264(video: Video, strength: float, rng: Rng) -> Video:
+    """H.264 by libx264, CRF 23 to 40; boards with tiny cells are enlarged first and encoded at CRF 18 to 28."""
+    if strength * _FULL_CELL_PX <= 9:
+        return encoded(video.repeat(4, 1).repeat(4, 2), int(rng.integers(18, 29)))
+    most = 40 if strength * _FULL_CELL_PX > 32 else 32
+    return encoded(video, int(rng.integers(23, most + 1)))
+
+
+def encoded(video: Video, crf: int) -> Video:
+    """Encoded at a constant rate factor and decoded again."""
+    memory = io.BytesIO()
+    with av.open(memory, "w", format="mp4") as container:
+        options = {"preset": "veryfast", "crf": str(crf), "threads": "1"}
+        stream = container.add_stream("libx264", rate=16, options=options)
+        stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU601, ColorRange.MPEG
+        for pixels in video:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(
+                stream.encode(
+                    frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG)
+                )
+            )
+        container.mux(stream.encode(None))
+    memory.seek(0)
+    with av.open(memory, "r") as decoded:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in decoded.decode(video=0)]).astype(np.uint8)
+
+
+def recorded(puzzle: Puzzle, scene: Scene, states: States, filters: tuple[Filter, ...], rng: Rng) -> Video:
+    """The states drawn, and then put through the filters one after the other."""
+    video = draw(puzzle, scene, states)
+    for filtering in filters:
+        video = filtering(video, strength(puzzle, scene), rng)
+    return video
