@@ -89,10 +89,13 @@ class Api:
         """The service's name in messages."""
         return urlsplit(self.base_url).netloc
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON that the service answers. body: JSON, or (content type, bytes). Raises an ApiError of the kinds above."""
+    def call(self, method: str, path: str, body: Any = None, form: tuple[str, bytes] | None = None) -> Any:
+        """The JSON that the service answers. body: of JSON. form: a content type and a body of that, instead.
+
+        Raises an ApiError of the kinds above.
+        """
         data = None if body is None else json.dumps(body).encode()
-        content_type, data = body if isinstance(body, tuple) else ("application/json", data)
+        content_type, data = form or ("application/json", data)
         headers = {**self.headers(), "Content-Type": content_type}
         with self._open(method, f"{self.base_url.rstrip('/')}/{path}", headers, data) as response:
             if not 200 <= response.status < 300:

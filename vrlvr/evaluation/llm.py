@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -158,8 +158,11 @@ def outcomes(
     result = []
     for item in items:
         moves = read(answers[item.id].answer, item) if item.id in answers else None
-        if moves is None:
-            result.append(failed(item, "undecodable" if item.id in answers else "missing"))
+        if item.id not in answers:
+            result.append(failed(item, "missing"))
+        elif moves is None:
+            note = f"no moves can be read; the answer ended by: {answers[item.id].finish_reason}"
+            result.append(replace(failed(item, "undecodable"), note=note))
         else:
             result.append(Outcome(item, "judged", judge_moves(_maze(item), moves)))
     return result

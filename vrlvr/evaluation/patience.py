@@ -33,6 +33,10 @@ class Patience:
         """Ends all waits, present and to come, by Stopped."""
         self._stopped.set()
 
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
+
     def wait(self, seconds: float) -> None:
         """Raises Stopped as soon as the run is ending."""
         if self._stopped.wait(seconds):

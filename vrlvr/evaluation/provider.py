@@ -7,12 +7,14 @@ twice: a run that was broken off, by a crash too, goes on where it was. Videos l
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from vrlvr.errors import UserError
-from vrlvr.evaluation.benchmark import Item, read_items, write_outcomes
-from vrlvr.evaluation.jobs import open_ledger
+from vrlvr.evaluation.benchmark import Item, Outcome, read_items, write_outcomes
+from vrlvr.evaluation.jobs import Ledger, open_ledger
 from vrlvr.evaluation.patience import Patience
 from vrlvr.evaluation.provider_run import Run
 from vrlvr.evaluation.providers import PROVIDERS
@@ -20,7 +22,7 @@ from vrlvr.evaluation.providers.system import System
 from vrlvr.evaluation.tables import print_table
 from vrlvr.evaluation.videos import judge_folder
 from vrlvr.evaluation.workers import work_through
-from vrlvr.video_io import read_mp4
+from vrlvr.hostile_video import Decoder
 
 _MODEL = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 
@@ -73,9 +75,9 @@ def evaluate_provider(
     items = read_items(data, tasks.split(",") if tasks else None, num_puzzles)
     service: System = chosen(os.environ, base_url, model, seconds or chosen.LENGTH)
     patience = Patience(attempts=12)
-    with open_ledger(out / "jobs.jsonl") as ledger:
+    with open_ledger(out / "jobs.jsonl") as ledger, Decoder() as decoder:
         max_looks = max(1, round(60 * give_up_minutes / poll_s))
-        run = Run(service, ledger, out / "videos", _decodes, patience, poll_s, max_looks)
+        run = Run(service, ledger, out / "videos", partial(_decodes, decoder), patience, poll_s, max_looks)
         _prepare(run.videos)
         run.check(items)
         to_fetch, to_submit = plan(run, items, resubmit_unknown, resubmit_failed, max_spend_videos)
@@ -95,7 +97,8 @@ def evaluate_provider(
                 f"twice, for the unknown), or score what is there by `vrlvr eval videos {run.videos}`"
             )
         print(run.summary(items))
-    rows = write_outcomes(out, system or model or service.NAME, judge_folder(run.videos, items))
+        outcomes = [_explained(outcome, ledger) for outcome in judge_folder(run.videos, items)]
+    rows = write_outcomes(out, system or model or service.NAME, outcomes)
     print_table(rows)
 
 
@@ -117,12 +120,19 @@ def plan(
 def _prepare(videos: Path) -> None:
     """Makes the folder, and removes what a crash left half written: the ledger's lock says that nobody writes there."""
     videos.mkdir(parents=True, exist_ok=True)
-    for partial in videos.glob(".*.partial"):
-        partial.unlink()
+    for half in videos.glob(".*.partial"):
+        half.unlink()
 
 
-def _decodes(path: Path) -> bool:
+def _decodes(decoder: Decoder, path: Path) -> bool:
     try:
-        return len(read_mp4(path)) > 0
+        decoder.read(path)
     except UserError:
         return False
+    return True
+
+
+def _explained(outcome: Outcome, ledger: Ledger) -> Outcome:
+    """A missing video's outcome with the reason that the service gave."""
+    entry = ledger.entries.get(outcome.item.id)
+    return replace(outcome, note=entry.note or "") if entry and outcome.status == "missing" else outcome

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vrlvr.evaluation.patience import Patience
+from vrlvr.evaluation.patience import Patience, Stopped
 
 Task = TypeVar("Task")
 
@@ -19,13 +19,24 @@ def work_through(
     The first exception, KeyboardInterrupt included, is raised again after `patience` was stopped and the calls under way
     have ended: what they were answered is then known, and paid for only once.
     """
+
+    def begin(task: Task) -> None:
+        if patience.is_stopped():
+            raise Stopped
+        try:
+            work(task)
+        except BaseException:
+            patience.stop()  # here, lest another call is begun before the main thread knows
+            raise
+
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, ThreadPoolExecutor(parallel) as pool:
         bar = progress.add_task(title, total=len(tasks))
-        futures = [pool.submit(work, task) for task in tasks]
+        futures = [pool.submit(begin, task) for task in tasks]
         try:
             for future in as_completed(futures):
-                future.result()
+                if not isinstance(error := future.exception(), Stopped | None):
+                    raise error
                 progress.advance(bar)
         except BaseException:
             patience.stop()

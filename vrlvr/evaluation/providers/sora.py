@@ -31,7 +31,7 @@ class Sora:
         """A multipart form, as the API documents it; the image must have the video's size."""
         width, height = size_of(image_png)
         fields = {"model": self.model, "prompt": prompt, "size": f"{width}x{height}", "seconds": str(self.seconds)}
-        reply = self.api.call("POST", "videos", _form(fields, "input_reference", image_png))
+        reply = self.api.call("POST", "videos", form=_form(fields, "input_reference", image_png))
         return job_id(self.api, part(reply, "id"))
 
     def look(self, job: str) -> Job:
