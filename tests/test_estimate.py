@@ -102,7 +102,8 @@ def check_against_run(config: Config, monkeypatch: pytest.MonkeyPatch, tolerance
 
 
 @pytest.mark.parametrize(
-    "more", [[], ["--grpo.kl_weight", "0.1", "--grpo.ema_decay", "0", "--model.conditioning", "pin"]]
+    "more",
+    [["--sft.micro_batch", "3"], ["--grpo.kl_weight", "0.1", "--grpo.ema_decay", "0", "--model.conditioning", "pin"]],
 )
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_memory_is_that_of_a_run(

@@ -190,3 +190,15 @@ def test_a_rollout_in_parts_is_the_same_rollout(run_dir: Path, tmp_path: Path) -
     for name, value in first[0].items():
         if not name.startswith("seconds") and name != "phase":
             assert first[1][name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+
+
+def test_micro_batches_of_sft_change_nothing_but_memory(run_dir: Path, tmp_path: Path) -> None:
+    whole = [*ARGUMENTS, "--stage", "sft", "--sft.max_steps", "3", "--run_dir", str(tmp_path / "parts")]
+    assert main([*ARGUMENTS, "--stage", "data", "--run_dir", str(tmp_path / "parts")]) == 0
+    assert main([*whole, "--sft.micro_batch", "5", "--sft.validate_every", "9"]) == 0
+    rows, whole_rows = (
+        [row for row in metrics(path) if row["phase"] == "sft"][:3] for path in (tmp_path / "parts", run_dir)
+    )
+    for whole_row, row in zip(whole_rows, rows, strict=True):
+        for name in ("loss", "grad_norm"):
+            assert row[name] == pytest.approx(whole_row[name], rel=1e-4)

@@ -104,9 +104,11 @@ class SftConfig:
     max_steps bounds the run. With stop_success (a rate in [0, 1]), SFT stops early: once the mean validation success reaches
     it, cooldown_steps more are taken with the learning rate falling to 0. An epoch is one pass over the training videos.
     adaptive_mix draws tasks in proportion to (1.05 - their validation success)^2 instead of evenly.
+    micro_batch: videos of one forward and backward pass; none: all of a process's share of the batch.
     """
 
     batch_size: int = 64
+    micro_batch: int | None = None
     lr: float = 3e-3
     weight_decay: float = 0.0
     warmup_steps: int = 50
@@ -240,6 +242,11 @@ def check(config: Config, world_size: int = 1) -> None:
         raise UserError(
             f"grpo.puzzles={grpo.puzzles} is fewer than the {world_size} processes; use at least {world_size}"
         )
+    if config.engine.zero_stage == 3 and config.sft.micro_batch and config.sft.batch_size % world_size:
+        raise UserError(
+            f"sft.batch_size={config.sft.batch_size} must be divisible by the {world_size} processes, which under ZeRO stage 3 "
+            f"take every pass together; use {-(-config.sft.batch_size // world_size) * world_size}"
+        )
     if not 1 <= num_sde_steps(config) < steps:
         raise UserError(
             f"grpo.sde_steps={grpo.sde_steps} must be from 1 to {steps - 1} of the sampler's {steps} steps, whose last one "
@@ -282,6 +289,7 @@ def check(config: Config, world_size: int = 1) -> None:
         ("data.num_test", data.num_test, world_size),
         ("data.frames_per_move", data.frames_per_move, 1),
         ("sft.batch_size", config.sft.batch_size, world_size),
+        ("sft.micro_batch", 1 if config.sft.micro_batch is None else config.sft.micro_batch, 1),
         ("sft.max_steps", config.sft.max_steps, 1),
         ("sft.validate_every", config.sft.validate_every, 1),
         ("sft.save_every_epochs", config.sft.save_every_epochs, 1),

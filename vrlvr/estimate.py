@@ -129,7 +129,7 @@ def by_zero_stage(config: Config, meter: Meter, processes: int, gpu_bytes: float
 
 
 def largest(config: Config, meter: Meter, processes: int, gpu_bytes: float) -> dict[str, int]:
-    """The largest sft.batch_size, grpo.micro_batch and grpo.group_size, each alone, that fit; 0 if none does."""
+    """The largest sft.batch_size in one pass, grpo.micro_batch and grpo.group_size, each alone, that fit; 0 if none does."""
 
     # What fits at all does so with full recomputation.
     recompute = "full" if config.model.recompute == "auto" else config.model.recompute
@@ -140,9 +140,9 @@ def largest(config: Config, meter: Meter, processes: int, gpu_bytes: float) -> d
 
         return test
 
-    grpo = config.grpo
+    grpo, sft = config.grpo, replace(config.sft, micro_batch=None)
     tests = {
-        "sft_batch_size": fitting("sft", lambda n: replace(config, sft=replace(config.sft, batch_size=n * processes))),
+        "sft_batch_size": fitting("sft", lambda n: replace(config, sft=replace(sft, batch_size=n * processes))),
         "micro_batch": fitting("grpo", lambda n: replace(config, grpo=replace(grpo, micro_batch=n))),
         "group_size": fitting("grpo", lambda n: replace(config, grpo=replace(grpo, group_size=n))),
     }
@@ -265,7 +265,7 @@ def table(result: dict[str, Any]) -> str:
     big = result["largest"]
     lines += [
         "",
-        f"largest that fits, each alone: sft.batch_size {_most(big['sft_batch_size'])}, grpo.micro_batch "
+        f"largest that fits, each alone: sft.batch_size (one pass) {_most(big['sft_batch_size'])}, grpo.micro_batch "
         f"{_most(big['micro_batch'])}, grpo.group_size {_most(big['group_size'])}",
         "",
     ]

@@ -165,27 +165,27 @@ class _Run:
 
 def _sft(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
     config, meter = run.config, run.meter
-    rows = run.share(config.sft.batch_size)
+    share = run.share(config.sft.batch_size)
+    rows = min(share, config.sft.micro_batch or share)
     shared = {"copies": meter.weights.trained_nbytes if config.sft.ema_decay > 0 else 0, "codec": meter.codec_bytes}
     states = run.text_table
     if config.model.path is None:  # all training videos are held
         states += config.data.num_train * len(config.data.tasks) * (run.latent + run.first)
-    # One backward pass makes the gradients while it frees the activations: the peak is where it begins, or where it ends.
-    begin, end = (
-        run.engine(whole=False, accumulated=False) | {"gradients": 0},
-        run.engine(whole=False, accumulated=True),
-    )
+    # The first backward pass makes the gradients while it frees the activations: the peak is where it begins, or where it ends.
+    # Those after it find them there.
+    end = run.engine(whole=False, accumulated=True)
+    begin = run.engine(whole=False, accumulated=False) | {"gradients": 0} if rows == share else end
     activations, of_one_block = (
         meter.peak("sft", rows, rows, recompute),
         meter.peak("sft", rows, rows, recompute, depth=1),
     )
-    at_begin = activations > end["gradients"] + of_one_block
+    at_begin = activations > end["gradients"] - begin["gradients"] + of_one_block
     yield Footprint(
         phase="sft step",
         rows=rows,
         **(begin if at_begin else end),
         **shared,
-        states=states + rows * (3 * run.latent + run.first),  # x0, noise and their mixture
+        states=states + share * ((3 if rows == share else 4) * run.latent + run.first),  # x0, noise, x; v in parts
         activations=activations if at_begin else of_one_block,
     )
     yield run.validation("sft validation", shared, states, graphs=0)

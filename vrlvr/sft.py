@@ -58,15 +58,19 @@ def train_sft(
         lr = sft.lr * _lr_factor(progress, config)
         x0, first, prompt_B, sigma_B, noise = _draw(config, world, data, progress)
         x = torch.lerp(x0, noise, sigma_B.view(-1, 1, 1, 1, 1))
+        loss = torch.zeros((), device=world.device)
         with phase("sft_step"):
             with engine.accumulate():
-                loss = (policy(x, sigma_B, first, prompt_B) - (noise - x0)).square().mean() * (len(x0) / sft.batch_size)
-                loss.backward()
+                tensors = (x, sigma_B, first, prompt_B, noise - x0)
+                for *inputs, v in zip(*(t.split(sft.micro_batch or len(x0)) for t in tensors), strict=True):
+                    part = (policy(*inputs) - v).square().mean() * (len(v) / sft.batch_size)
+                    part.backward()
+                    loss += part.detach()
             grad_norm = engine.step(lr)
         with engine.whole_weights():
             ema.update(policy, progress.step)
 
-        scalars = {"loss": world.sum(loss.detach()).item(), "lr": lr, "grad_norm": grad_norm}
+        scalars = {"loss": world.sum(loss).item(), "lr": lr, "grad_norm": grad_norm}
         if progress.step % sft.validate_every == 0:
             with engine.whole_weights():
                 progress.success = success_by_task(config, world, ema.model, source, val, noise_seed=progress.step)
