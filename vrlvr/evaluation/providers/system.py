@@ -73,7 +73,7 @@ def frame_for(first_frame: Path) -> bytes:
     except (OSError, Image.DecompressionBombError) as error:
         raise UserError(f"{first_frame} cannot be read as a PNG ({error}); make the data set again") from error
     png = io.BytesIO()
-    frame.save(png, "PNG")
+    frame.save(png, "PNG", compress_level=1)
     return png.getvalue()
 
 
