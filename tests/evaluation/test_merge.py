@@ -172,7 +172,7 @@ def test_names_of_published_systems() -> None:
         "KLING 3.0": "Kling V3",
         "veo3.1": "Veo 3.1",
         "Wan-AI/Wan2.2-TI2V-5B-Diffusers": "Wan2.2-TI2V-5B",
-        "gpt_4o (image, strict)": "GPT 4o",
+        "openai/gpt_4o (text/image), lenient": "GPT 4o",
         "videorlvr": "VideoRLVR",
         "Wan2.2-I2V-A14B": "Wan2.2-I2V-A14B",
     }.items():

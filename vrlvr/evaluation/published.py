@@ -36,7 +36,7 @@ Wan2.2-I2V-A14B  | 32.9 40.5 30.8 34.3 23.6 30.7
 VBVR-Wan2.2      | 61.0 76.8 57.2 54.7 61.8 61.5
 """
 # Other names of the published systems: what hubs and services call them. Compared without case and without what is no letter
-# or digit; the owner of a repository ("Wan-AI/") and what stands in brackets at the end ("(text)") do not count either.
+# or digit; the owner of a repository ("Wan-AI/") and a bracket with what follows ("(text), lenient") do not count either.
 ALIASES = {
     "Sora 2": ("sora-2-2025-10-06", "OpenAI Sora 2"),
     "Kling V3": ("Kling 3", "Kling 3.0", "kling-v3-0"),
@@ -77,7 +77,7 @@ def canonical_name(system: str) -> str:
 
 def _key(system: str) -> str:
     """What two spellings of one name share."""
-    name = re.sub(r"\s*\([^()]*\)\s*$", "", system.rsplit("/", 1)[-1])
+    name = system.split("(")[0].rsplit("/", 1)[-1]
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
