@@ -36,7 +36,7 @@ SIZES: dict[str, Any] = {  # those that differ from the class's defaults as Wan2
 ABSOLUTE = 0.1  # the weight of the absolute error against the squared one
 LATENT_NOISE = 0.05  # of the latents' deviation: what is near in latents is then near in pixels
 _WARMUP_STEPS = 100
-_STREAM, _STATISTICS_STREAM, _STATISTICS_VIDEOS = 11, 12, 48
+_STREAM, _STATISTICS_STREAM, _STATISTICS_VIDEOS = 11, 12, 96
 
 
 def train_vae(recipe: Recipe, steps: int, batch: int, lr: float, seed: int, report: Callable[[float], None]) -> Any:
@@ -62,13 +62,26 @@ def train_vae(recipe: Recipe, steps: int, batch: int, lr: float, seed: int, repo
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         step_optimizers(lr * min(1.0, (step + 1) / _WARMUP_STEPS) * (1 + np.cos(np.pi * step / steps)) / 2)
         report(127.5 * error.detach().square().mean().sqrt().item())
-    vae.eval()
-    rng = np.random.default_rng(np.random.SeedSequence([seed, _STATISTICS_STREAM]))
-    with torch.no_grad():
-        latents = vae.encode(draw_pixels(recipe, _STATISTICS_VIDEOS, rng, dense=0)).latent_dist.mode()
-    mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    decorrelate(vae.eval(), recipe, np.random.default_rng(np.random.SeedSequence([seed, _STATISTICS_STREAM])))
     return vae
+
+
+@torch.no_grad()
+def decorrelate(vae: Any, recipe: Recipe, rng: np.random.Generator) -> None:
+    """Turns latents to their principal axes, which the 1x1x1 convolutions on either side take in: pixels stay as they were.
+
+    A policy learns such latents sooner. latents_std counts the training's noise too, lest axes below it be blown up.
+    """
+    latents = vae.encode(draw_pixels(recipe, _STATISTICS_VIDEOS, rng, dense=0)).latent_dist.mode()
+    flat = latents.movedim(1, 0).flatten(1).double()
+    variances, axes = torch.linalg.eigh(torch.cov(flat))
+    axes = axes.float()
+    channels, (into, out_of) = len(axes), (vae.quant_conv, vae.post_quant_conv)
+    into.weight[:channels] = torch.einsum("za,z...->a...", axes, into.weight[:channels])
+    into.bias[:channels] = axes.T @ into.bias[:channels]
+    out_of.weight.copy_(torch.einsum("za,oz...->oa...", axes, out_of.weight))
+    std = (variances + (LATENT_NOISE * flat.std()) ** 2).sqrt()
+    vae.register_to_config(latents_mean=(axes.T @ flat.float().mean(1)).tolist(), latents_std=std.tolist())
 
 
 def decode(vae: Any, latents_BCFHW: Tensor) -> Tensor:

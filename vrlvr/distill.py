@@ -54,6 +54,7 @@ def distill_decoder(
     steps: int = Training.steps,
     batch: int = Training.batch,
     fresh: int = Training.fresh,
+    pool: int = Training.pool,
     lr: float = Training.lr,
     seed: int = Training.seed,
     side: int = RewardDecoderConfig.side,
@@ -65,14 +66,16 @@ def distill_decoder(
     """Makes the folder `out`: config.json, with the agreement on held-out videos, and the weights.
 
     model: a Wan model's folder, whose VAE is used. data: a folder of `vrlvr data`, for boards and sizes of its videos; by
-    default those of full-size data sets. side: pixels that a latent position gives a side. num_test: held-out videos.
-    device: auto is the GPU if there is one. Raises UserError with one line for input that does not fit.
+    default those of full-size data sets. batch, fresh, pool: see Training; an example of the pool takes 7 MB at full size.
+    side: pixels that a latent position gives a side. num_test: held-out videos. device: auto is the GPU if there is one.
+    Raises UserError with one line for input that does not fit.
     """
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     for name, value, least in (
         ("steps", steps, 1),
         ("batch", batch, 1),
         ("fresh", fresh, 1),
+        ("pool", pool, 1),
         ("num_test", num_test, 1),
     ):
         if value < least:
@@ -88,7 +91,7 @@ def distill_decoder(
         width=width,
         depth=depth,
     )
-    training = Training(steps=steps, batch=batch, fresh=fresh, lr=lr, seed=seed)
+    training = Training(steps=steps, batch=batch, fresh=fresh, pool=pool, lr=lr, seed=seed)
     columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("", total=steps, loss=float("nan"))
