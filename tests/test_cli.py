@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vrlvr import puzzles
+from vrlvr import cli, puzzles
 from vrlvr.cli import main
 from vrlvr.puzzles.maze import Difficulty
 from vrlvr.video_io import write_mp4
@@ -95,3 +95,12 @@ def test_help_lists_the_commands(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {command} " in shown for command in ("train", "data", "encode", "eval", "verify"))
+
+
+def test_a_stop_by_hand_is_one_line(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "data", interrupted)
+    assert main(["data"]) == 130
+    assert capsys.readouterr().err.startswith("vrlvr: data was stopped; what is complete stays")

@@ -100,7 +100,14 @@ def test_spread_weights_need_equal_passes() -> None:
         check(config, world_size=4)
 
 
-@pytest.mark.parametrize("option", ["--grpo.puzzles", "--sft.batch_size", "--data.num_val"])
+def test_a_group_may_be_spread_over_processes() -> None:
+    config = options.parse(["--grpo.puzzles", "1", "--grpo.group_size", "4"])
+    check(config, world_size=4)
+    with pytest.raises(UserError, match=r"grpo.puzzles=1 of grpo.group_size=4 .* 5 processes; use at least 2 puzzles"):
+        check(config, world_size=5)
+
+
+@pytest.mark.parametrize("option", ["--sft.batch_size", "--data.num_val"])
 def test_every_process_needs_work(option: str) -> None:
     config = options.parse([option, "3"])
     check(config, world_size=3)

@@ -35,7 +35,8 @@ USAGE = """usage: vrlvr COMMAND [options]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns the exit code: 0; 2 after bad input, told in one line; verify also 1 if not solved."""
+    """Runs one command. Returns the exit code: 0; 2 after bad input, told in one line; 130 after Ctrl-C; verify also 1 if not
+    solved."""
     arguments = [_with_underscores(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"vrlvr: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"vrlvr: {command} was stopped; what is complete stays (train goes on with --resume auto)", file=sys.stderr)
+        return 130
 
 
 def _train(arguments: Sequence[str]) -> int:
@@ -203,6 +207,7 @@ EVALUATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "provider": ("vrlvr.evaluation.provider.evaluate_provider", ()),
     "llm": ("vrlvr.evaluation.llm.evaluate_llm", ()),
     "vbvr": ("vrlvr.evaluation.vbvr.evaluate_vbvr", ()),
+    "search": ("vrlvr.evaluation.search_attack.evaluate_search", ()),
     "verifiers": ("vrlvr.evaluation.verifiers.evaluate_verifiers", ()),
 }
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

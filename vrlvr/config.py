@@ -238,9 +238,10 @@ def check(config: Config, world_size: int = 1) -> None:
         raise UserError(f"data.num_frames={data.num_frames} must be 1 + 4k; use {max(5, data.num_frames // 4 * 4 + 1)}")
     if grpo.group_size < 2:
         raise UserError(f"grpo.group_size={grpo.group_size} gives no advantage within a group; use at least 2")
-    if grpo.puzzles < world_size:
+    if grpo.puzzles * grpo.group_size < world_size:
         raise UserError(
-            f"grpo.puzzles={grpo.puzzles} is fewer than the {world_size} processes; use at least {world_size}"
+            f"grpo.puzzles={grpo.puzzles} of grpo.group_size={grpo.group_size} are fewer samples than the {world_size} "
+            f"processes; use at least {-(-world_size // grpo.group_size)} puzzles"
         )
     if config.engine.zero_stage == 3 and config.sft.micro_batch and config.sft.batch_size % world_size:
         raise UserError(

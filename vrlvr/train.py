@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vrlvr import options
@@ -115,10 +116,10 @@ def run_grpo(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
 def run_eval(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
     """Tests every system that the run has: the untrained policy, SFT, RL."""
     source = open_source(config, run_dir, world.device)
-    systems = {"base": build_policy(config, source, world.device)}
+    systems = {"base": partial(build_policy, config, source, world.device)}
     for name, checkpoint in (("sft", "sft-final"), ("rl", "grpo-final")):
         if (run_dir / "checkpoints" / checkpoint).exists():
-            systems[name] = load_policy(config, source, world.device, run_dir, checkpoint)
+            systems[name] = partial(load_policy, config, source, world.device, run_dir, checkpoint)
     evaluate_systems(config, world, log, run_dir, systems, source, read_split(run_dir, "test"))
 
 

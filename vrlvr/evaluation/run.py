@@ -1,6 +1,6 @@
 """Denoising and judging held-out puzzles with the plain ODE sampler."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from vrlvr import puzzles as rooms
 from vrlvr.config import Config
 from vrlvr.distributed import World
-from vrlvr.evaluation.metrics import mean_gain, paired_gain, summarise
+from vrlvr.evaluation.metrics import Row, mean_gain, paired_gain, summarise
 from vrlvr.evaluation.tables import write_gains, write_results
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
@@ -23,6 +23,7 @@ from vrlvr.video_io import grid, write_gif
 
 _EVAL_SEED = 7_000_000_000  # keeps evaluation noise apart from training's
 _SHOWN = 8  # rollouts a task in the GIFs
+_GIFS = {"sft": "before", "rl": "after"}
 
 
 def generate_videos(
@@ -94,28 +95,33 @@ def evaluate_systems(
     world: World,
     log: RunLog,
     run_dir: Path,
-    systems: Mapping[str, Policy],
+    systems: Mapping[str, Callable[[], Policy]],
     source: Source,
     test: dict[str, list[Puzzle]],
 ) -> None:
-    """Judges every system on every task; writes results.json, gains.json, and GIFs of the first rollouts of SFT and RL."""
-    rows, gains, done = [], [], 0
+    """Judges every system on every task; writes results.json, gains.json, and GIFs of the first rollouts of SFT and RL.
+
+    systems: each is loaded when its turn comes, and let go.
+    """
+    rows: dict[tuple[str, str], Row] = {}
     verdicts: dict[tuple[str, str], list[list[Verdict]]] = {}
-    for task, batch in test.items():
-        for system, policy in systems.items():
-            verdicts[system, task] = judge_policy(config, world, policy, source, batch, range(config.eval.noise_seeds))
-            row = summarise(system, task, verdicts[system, task])
-            rows.append(row)
-            done += 1
-            log.log("eval", done, len(test) * len(systems), **{f"success_{system}_{task}": row["success_rate"] / 100})
-        if {"sft", "rl"} <= systems.keys():
-            gains.append(paired_gain("sft", "rl", task, verdicts["sft", task], verdicts["rl", task]))
+    for system, load in systems.items():
+        policy = load()
+        for task, batch in test.items():
+            judged = judge_policy(config, world, policy, source, batch, range(config.eval.noise_seeds))
+            row = summarise(system, task, judged)
+            rows[task, system], verdicts[task, system] = row, judged
+            success = {f"success_{system}_{task}": row["success_rate"] / 100}
+            log.log("eval", len(rows), len(test) * len(systems), **success)
+        if world.is_main and system in _GIFS:
+            _write_rollouts(config, world, run_dir / f"rollouts_{_GIFS[system]}.gif", policy, source, test)
+        del policy
     if world.is_main:
-        write_results(run_dir / "results.json", rows)
+        gains = []
+        if {"sft", "rl"} <= systems.keys():
+            gains = [paired_gain("sft", "rl", task, verdicts[task, "sft"], verdicts[task, "rl"]) for task in test]
+        write_results(run_dir / "results.json", [rows[task, system] for task in test for system in systems])
         write_gains(run_dir / "gains.json", [*gains, mean_gain(gains)] if gains else [])
-        for system, name in (("sft", "before"), ("rl", "after")):
-            if system in systems:
-                _write_rollouts(config, world, run_dir / f"rollouts_{name}.gif", systems[system], source, test)
 
 
 def _write_rollouts(
