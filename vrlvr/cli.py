@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vrlvr: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"vrlvr: {command} was stopped; what is complete stays (train goes on with --resume auto)", file=sys.stderr)
+        print(
+            f"vrlvr: {command} was stopped; what is complete stays (train goes on with --resume auto)", file=sys.stderr
+        )
         return 130
 
 
