@@ -102,8 +102,8 @@ def ask(
     with open_journal(path) as journal:
         answers = parse_answers(journal.lines, known, path)
         requests = {item.id: {**options, "messages": messages(item, shown)} for item in items}
-        for name, answer in answers.items():
-            if name in requests and answer.request != _hash(requests[name]):
+        for name, request in requests.items():
+            if name in answers and answers[name].request != _hash(request):
                 raise UserError(
                     f"{path} holds an answer of {name} to another request (model, input, options); choose another --out"
                 )
