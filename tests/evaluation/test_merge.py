@@ -132,6 +132,20 @@ def test_a_nasty_file_is_written_in_every_format(
     assert "<script>" not in text or format == "csv"
 
 
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("t.md", "Every line"), ("t.tex", "% Every"), ("t.csv", '"table"'), ("t.html", "<!doctype html>")],
+)
+def test_the_ending_of_the_file_tells_the_format(
+    name: str, begins: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = row(num_puzzles=30, num_samples=30, success_rate_ci95=[100 * bound for bound in wilson(0.4, 30)])
+    write_results(tmp_path / "run" / "results.json", [few])
+    told = run(capsys, tmp_path / "run", "--out", tmp_path / name)
+    assert (tmp_path / name).read_text(encoding="utf-8").startswith(begins)
+    assert told.startswith(f"{tmp_path / name}: 42 rows, 1 of them measured; 11 remarks of the audit")
+
+
 def test_the_same_rows_from_two_files_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_results(tmp_path / "a.json", [row(), *published_rows()])
     write_results(tmp_path / "b.json", [row()])
@@ -152,6 +166,7 @@ def test_the_same_rows_from_two_files_are_one(tmp_path: Path, capsys: pytest.Cap
             "categories={'Perception': '50'} must be an object",
         ),
         (json.dumps([row(test_set=5)]), "test_set=5 must be a name"),
+        (json.dumps([row(num_puzzles=10**400)]), "must be a positive integer or null"),
         (json.dumps([row("x" * 10_000, task="")]), "task='' must be a name"),
         (json.dumps([row(success_rate_ci95=["x" * 10_000])]), "must be [low, high]"),
         ("[" * 100_000, "is no JSON"),

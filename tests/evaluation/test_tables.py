@@ -119,6 +119,14 @@ def test_the_terminal_table_fits_80_columns() -> None:
     assert text.count("published") == 11 * 3 + 4
 
 
+def test_names_are_no_markup_of_the_terminal_or_of_markdown() -> None:
+    out = StringIO()
+    print_table([row("[/red] [bold]x\n|", "[/]")], Console(file=out, width=120))
+    assert "[/red] [bold]x |" in out.getvalue()
+    assert "<b>" not in markdown([row("<b>|x")])
+    assert markdown([row("<b>|x")]).splitlines()[2].startswith(r"| \<b\>\|x | measured |")
+
+
 def test_published_rows_are_the_printed_ones() -> None:
     rows = {(row["system"], row["task"]): row for row in published_rows()}
     assert len(rows) == 11 * 3 + 4

@@ -34,7 +34,7 @@ def is_interval(value: Any, low: float, high: float) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**12
 
 
 def is_count_or_none(value: Any) -> bool:

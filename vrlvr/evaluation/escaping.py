@@ -40,8 +40,8 @@ def markdown_text(text: str) -> str:
 
 
 def latex_text(text: str) -> str:
-    """For text mode: every special character as a command."""
-    return "".join(_LATEX.get(character, character) for character in _visible(text))
+    """For text mode: every special character as a command. What cannot be seen is a question mark, which every font has."""
+    return "".join(_LATEX.get(character, character) for character in _visible(text).replace("�", "?"))
 
 
 def html_text(text: str) -> str:

@@ -25,7 +25,8 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 def to_latex(tables: Sequence[Table]) -> str:
     r"""Tables for `\input`; they need `\usepackage{booktabs}`."""
-    return f"% {LEGEND}\n% Needs \\usepackage{{booktabs}}.\n" + "".join(map(_latex, tables))
+    needs = r"Needs \usepackage{booktabs}; names in other than Latin letters need XeLaTeX or LuaLaTeX."
+    return f"% {LEGEND}\n% {needs}\n" + "".join(map(_latex, tables))
 
 
 def to_html(tables: Sequence[Table]) -> str:

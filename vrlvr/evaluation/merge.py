@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from vrlvr.atomic_write import write_text
-from vrlvr.evaluation.comparison import NAMES, Name, build, entries_of
+from vrlvr.evaluation.comparison import NAMES, Entry, Name, build, entries_of
 from vrlvr.evaluation.entries import read_entries
 from vrlvr.evaluation.formats import to_csv, to_html, to_latex, to_markdown
 from vrlvr.evaluation.metrics import Row
@@ -13,26 +13,37 @@ from vrlvr.evaluation.tables import checked_row
 from vrlvr.evaluation.vbvr_rows import VbvrRow, checked_vbvr_row, is_vbvr
 
 Format = Literal["markdown", "latex", "csv", "html"]
+_FORMATS: dict[str, Format] = {
+    ".md": "markdown",
+    ".tex": "latex",
+    ".csv": "csv",
+    ".html": "html",
+}  # by the file's ending
 
 
 def table(
     results: Sequence[Path],
-    format: Format = "markdown",
+    format: Format | None = None,
     out: Path | None = None,
     table: Literal["all", "main", "vbvr", "llm"] = "all",
 ) -> None:
     """Writes the paper's tables with the rows of all results beside the published ones, or prints them.
 
-    results: results.json files; none gives the published tables. out: the file to write, printed where it is not given.
-    table: one of the three, or all. Raises UserError with one line for a file that is no results.json.
+    results: results.json files, or folders that hold one; none gives the published tables. format: by default what the name of
+    `out` ends in (.md, .tex, .csv, .html), else markdown. out: the file to write, printed where it is not given. table: one of
+    the three, or all. Raises UserError with one line for a file that is no results.json.
     """
-    rows, vbvr_rows = read_all(results)
+    rows, vbvr_rows = read_all([path / "results.json" if path.is_dir() else path for path in results])
     names: Sequence[Name] = NAMES if table == "all" else (table,)
-    text = render(format, names, rows, vbvr_rows)
+    entries = [(name, entries_of(name, rows, vbvr_rows)) for name in names]
+    text = render(format or _FORMATS.get(out.suffix if out else "", "markdown"), entries)
     if out is None:
         print(text, end="")
     else:
         write_text(out, text)
+        found = [entry for _, of_table in entries for entry in of_table]
+        measured, remarks = sum(e.source == "measured" for e in found), sum(len(e.flags) for e in found)
+        print(f"{out}: {len(found)} rows, {measured} of them measured; {remarks} remarks of the audit")
 
 
 def read_all(paths: Sequence[Path]) -> tuple[list[Row], list[VbvrRow]]:
@@ -47,10 +58,9 @@ def read_all(paths: Sequence[Path]) -> tuple[list[Row], list[VbvrRow]]:
     return rows, vbvr_rows
 
 
-def render(format: Format, names: Sequence[Name], rows: Sequence[Row], vbvr_rows: Sequence[VbvrRow]) -> str:
+def render(format: Format, tables: Sequence[tuple[Name, Sequence[Entry]]]) -> str:
     """The tables as one text."""
-    entries = [(name, entries_of(name, rows, vbvr_rows)) for name in names]
     if format == "csv":
-        return to_csv(entries)
+        return to_csv(tables)
     writers = {"markdown": to_markdown, "latex": to_latex, "html": to_html}
-    return writers[format]([build(name, found) for name, found in entries])
+    return writers[format]([build(name, entries) for name, entries in tables])

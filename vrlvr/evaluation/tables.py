@@ -11,6 +11,7 @@ from typing import Any, cast
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vrlvr.evaluation.entries import (
     COUNT_OR_ZERO,
@@ -26,7 +27,7 @@ from vrlvr.evaluation.entries import (
     read_entries,
     write_entries,
 )
-from vrlvr.evaluation.escaping import markdown_text
+from vrlvr.evaluation.escaping import markdown_text, one_line
 from vrlvr.evaluation.metrics import Gain, Row
 from vrlvr.evaluation.published import published_rows
 
@@ -132,8 +133,8 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         for i, row in enumerate(block):
             rates = [f"{row[key]:.1f}" for key in COLUMNS.values()]  # type: ignore[literal-required]
             table.add_row(
-                task_title(task) if i == 0 else "",
-                row["system"],
+                Text(one_line(task_title(task)) if i == 0 else ""),
+                Text(one_line(row["system"])),  # no markup of rich's
                 *rates,
                 _interval(row),
                 "" if row["num_puzzles"] is None else str(row["num_puzzles"]),
