@@ -21,7 +21,16 @@ PACKAGES = [
 
 WAN = ["diffusers>=0.38,<0.43", "ftfy>=6", "peft>=0.18,<0.22", "transformers>=4.57,<6"]
 PROFILING = ["matplotlib>=3.8", "nvidia-ml-py>=12"]
-TEST = ["pytest>=8", "pytest-benchmark>=5", "pytest-timeout>=2", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"]
+TEST = [
+    "pytest>=8",
+    "pytest-benchmark>=5",
+    "pytest-timeout>=2",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6",
+    "ruff",
+    "mypy",
+    "types-PyYAML",
+]
 
 # Nothing yet: `vrlvr eval provider` and `llm` speak the documented HTTP APIs by the standard library, one code path for all of
 # them that the ledger of billed calls and the tests' server can rely on. Google's client no longer offers Veo by API key.
