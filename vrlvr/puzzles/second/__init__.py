@@ -24,9 +24,9 @@ def second_verify(puzzle: Puzzle, video_TYXC: NDArray[np.uint8], size: tuple[int
     size: height and width in which the board was drawn, if the video was scaled since. Raises ValueError where the board does
     not fit.
     """
-    labels = read(video_TYXC, room_of(puzzle).LOOKS, puzzle.rows, puzzle.cols, size)
+    start_RK = room_of(puzzle).states(puzzle, puzzle.solution)[0]
     if isinstance(puzzle, maze.Puzzle):
-        return maze_rules.judge(puzzle, labels)
+        return maze_rules.judge(puzzle, read(video_TYXC, start_RK, maze_rules.GAME, size))
     if isinstance(puzzle, sokoban.Puzzle):
-        return sokoban_rules.judge(puzzle, labels)
-    return flow_free_rules.judge(puzzle, labels)
+        return sokoban_rules.judge(puzzle, read(video_TYXC, start_RK, sokoban_rules.GAME, size))
+    return flow_free_rules.judge(puzzle, read(video_TYXC, start_RK, flow_free_rules.GAME, size))

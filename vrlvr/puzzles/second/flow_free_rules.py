@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from vrlvr.puzzles.flow_free.puzzle import Puzzle
-from vrlvr.puzzles.flow_free.render import EMPTY, endpoint_label, path_label
-from vrlvr.puzzles.second.reading import UNCLEAR
+from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS, Puzzle
+from vrlvr.puzzles.flow_free.render import EMPTY, LOOKS, endpoint_label, path_label
+from vrlvr.puzzles.second.reading import UNCLEAR, game_of
 from vrlvr.puzzles.second.verdict import (
     ILLEGAL_MOVE,
     IMPOSSIBLE_BOARD,
@@ -14,6 +14,8 @@ from vrlvr.puzzles.second.verdict import (
     UNREADABLE,
     SecondVerdict,
 )
+
+GAME = game_of(LOOKS, [(EMPTY, path_label(colour)) for colour in range(MAX_COLOURS)])
 
 Groups = list[tuple[int, frozenset[int]]]  # (frame, the cells that took the colour in it)
 

@@ -4,8 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vrlvr.puzzles.maze.puzzle import Puzzle
-from vrlvr.puzzles.maze.render import AGENT, AGENT_ON_GOAL, WALL
+from vrlvr.puzzles.maze.render import AGENT, AGENT_ON_GOAL, FLOOR, GOAL, LOOKS, WALL
+from vrlvr.puzzles.second.reading import game_of
 from vrlvr.puzzles.second.verdict import NOT_SOLVED, SecondVerdict, broken_by
+
+GAME = game_of(LOOKS, [(FLOOR, AGENT), (GOAL, AGENT_ON_GOAL)])
 
 
 def judge(puzzle: Puzzle, labels_TRK: NDArray[np.int16]) -> SecondVerdict:
@@ -31,11 +34,13 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.int16]) -> SecondVerdict:
     for frame, fits in enumerate(looks_like):
         here = fits & (here if frame == 0 else here @ may_go)
         if not here.any():
-            return SecondVerdict(False, 1 - nearest / total, broken_by(frame, shown[frame], bool(fits.any())), frame)
-        nearest = min(nearest, to_go[here].max())
+            return SecondVerdict(
+                False, float(1 - nearest / total), broken_by(frame, shown[frame], bool(fits.any())), frame
+            )
+        nearest = min(nearest, to_go[here].min())
     if nearest == 0:  # no way leads off the goal
         return SecondVerdict(True, 1.0, None, None)
-    return SecondVerdict(False, 1 - nearest / total, NOT_SOLVED, len(shown) - 1)
+    return SecondVerdict(False, float(1 - nearest / total), NOT_SOLVED, len(shown) - 1)
 
 
 def _beside(cells: NDArray[np.intp], cols: int) -> NDArray[np.bool_]:

@@ -1,16 +1,21 @@
 """Sokoban's rules by simulation: a frame must look like a state that one of the four moves, or none, leads to."""
 
 from collections.abc import Iterable, Iterator
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vrlvr.puzzles.second.reading import game_of
 from vrlvr.puzzles.second.verdict import NOT_SOLVED, SecondVerdict, broken_by
 from vrlvr.puzzles.sokoban.puzzle import Puzzle
-from vrlvr.puzzles.sokoban.render import AGENT, AGENT_ON_TARGET, BOX, BOX_ON_TARGET, TARGET, WALL
+from vrlvr.puzzles.sokoban.render import AGENT, AGENT_ON_TARGET, BOX, BOX_ON_TARGET, FLOOR, LOOKS, TARGET, WALL
 
 Cell = tuple[int, int]  # row, column
 State = tuple[Cell, frozenset[Cell]]  # the agent, the boxes
+
+_ON_FLOOR, _ON_TARGET = (FLOOR, BOX, AGENT), (TARGET, BOX_ON_TARGET, AGENT_ON_TARGET)
+GAME = game_of(LOOKS, [*combinations(_ON_FLOOR, 2), *combinations(_ON_TARGET, 2)])
 
 _MAX_SEARCHED = 20_000  # states, when counting the moves that are left
 
