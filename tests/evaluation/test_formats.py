@@ -4,10 +4,12 @@ import csv
 import io
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt  # rich needs it
 
 from vrlvr.evaluation import page
 from vrlvr.evaluation.comparison import Cell, Entry, Line, Table
@@ -32,7 +34,11 @@ NASTY = [
     "&lt;b&gt;",
     "＝1",
 ]
-names = st.one_of(st.sampled_from(NASTY), st.text(min_size=1, max_size=20))
+names = st.one_of(
+    st.sampled_from(NASTY),
+    st.text(min_size=1, max_size=20),
+    st.text("\\|`*_[]<>&#;~!:/w.x'\"{}$%^@=+- \t\n1", min_size=1),
+)
 
 
 def table(system: str, note: str = "a note") -> Table:
@@ -77,6 +83,21 @@ class Cells(HTMLParser):
             self.rows[-1][-1] += data
 
 
+def markdown_cells(text: str) -> tuple[list[list[str]], set[str]]:
+    """The text of every cell as a Markdown parser reads it, row by row, and the kinds of tokens inside cells."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    rows: list[list[str]] = []
+    kinds = set()
+    for before, token in pairwise(tokens):
+        if token.type == "tr_open":
+            rows.append([])
+        if before.type in ("td_open", "th_open"):
+            inner = token.children or []
+            kinds |= {child.content if child.type == "html_inline" else child.type for child in inner}
+            rows[-1].append("".join(child.content for child in inner if child.type in ("text", "text_special")))
+    return rows, kinds
+
+
 def unescaped_pipes(line: str) -> int:
     return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
 
@@ -90,6 +111,18 @@ def test_markdown_keeps_its_rows_and_columns(name: str) -> None:
     assert {unescaped_pipes(row) for row in rows} == {6}
     assert [line for line in lines if line.startswith(("- ", "#"))][1].startswith("- <sup>a</sup>")
     assert len(lines) == 13, "a name opened a line of its own"
+
+
+@given(names)
+def test_markdown_reads_back_as_the_same_cells(name: str) -> None:
+    shown = one_line(name, longest=1000)
+    rows, kinds = markdown_cells(to_markdown([table(name)]))
+    assert rows == [
+        ["System", "Source", f"{shown} P".strip(), "R", "other F"],
+        [shown, "measured", "1.0", "2.0 [1.0, 3.0]a b", ""],
+        ["plain", "published", "3.0", "4.0", "5.0"],
+    ]
+    assert kinds <= {"text", "text_special", "<sup>", "</sup>"}
 
 
 @pytest.mark.parametrize("name", NASTY)
