@@ -160,6 +160,8 @@ def test_the_key_is_sent_where_it_belongs_and_never_shown(chat, data, tmp_path, 
     assert run(chat, data, tmp_path / "out", "--key-variable=MY_KEY", "--parallel=1") == 2
     captured = capsys.readouterr()
     assert "answered 400 x [key] is not allowed" in captured.err
+    solve = chat.solve
+    chat.solve = lambda asked: f"I was sent {FakeChat.KEY}.\n{solve(asked)}"
     assert run(chat, data, tmp_path / "out", "--key-variable=MY_KEY") == 0
     assert all(headers["Authorization"] == f"Bearer {FakeChat.KEY}" for _, _, headers in chat.seen)
     files = [path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file()]

@@ -152,6 +152,12 @@ def test_sora_is_asked_once_a_puzzle_and_judged(really, sora, data, items, tmp_p
     assert run(sora, data, tmp_path / "out") == 0  # needs no --yes, as nothing is left to pay for
     assert sora.counts == {"submit": 3, "look": 6, "download": 3}
     assert FakeSora.KEY not in everything(tmp_path / "out", capsys.readouterr())
+    assert not any(FakeSora.KEY in path for _, path, _ in sora.seen)
+
+
+def test_a_task_that_is_named_twice_is_paid_for_once(sora, data, tmp_path):
+    assert run(sora, data, tmp_path / "out", "--yes", "--tasks=maze,maze") == 0
+    assert sora.counts["submit"] == 3
 
 
 def test_veo_by_gemini_follows_the_redirect_without_its_key(videos, data, tmp_path, capsys):
@@ -422,10 +428,11 @@ def test_a_damaged_ledger_is_named_and_nothing_is_paid(sora, data, tmp_path, cap
     [
         (("--seconds=5",), "seconds=5 is not offered by sora2; use one of 4, 8, 12"),
         (("--base_url=http://example.com/v1",), "must begin with https://"),
-        (("--base_url=https://user:word@example.com",), "without a user"),
+        (("--base_url=https://user:word@example.com",), "without blanks, a user"),
         (("--base_url=file:///etc/passwd",), "must begin with https://"),
         (("--model=../x",), "model='../x' must be a plain name"),
         (("--parallel=0",), "parallel=0 must be 1 to 64"),
+        (("--poll_s=0",), "poll_s=0.0 up to 3600"),
     ],
 )
 def test_bad_options_are_named(sora, data, tmp_path, capsys, options, words):
@@ -459,3 +466,8 @@ def test_the_first_frame_is_fitted_whole_on_the_boards_background(items, tmp_pat
     (tmp_path / "no.png").write_bytes(b"GIF89a")
     with pytest.raises(UserError, match=r"no\.png cannot be read as a PNG"):
         frame_for(tmp_path / "no.png")
+    with pytest.raises(UserError, match=r"none\.png cannot be read \(No such file"):
+        frame_for(tmp_path / "none.png")
+    Image.new("1", (5000, 2)).save(tmp_path / "wide.png")
+    with pytest.raises(UserError, match="5000x2 pixels; at most 4096"):
+        frame_for(tmp_path / "wide.png")

@@ -77,8 +77,12 @@ class Api:
     timeout_s: float = 180.0
 
     def __post_init__(self) -> None:
-        if any(mark in self.base_url for mark in "?#@"):  # and don't show it: there could be a key in it
-            raise UserError("base_url must be an address alone, without a user, a query or a fragment; leave those out")
+        if (
+            any(mark in self.base_url for mark in "?#@ ") or not self.base_url.isprintable()
+        ):  # not shown: it may hold a key
+            raise UserError(
+                "base_url must be an address alone, without blanks, a user, a query or a fragment; leave those out"
+            )
         if not _is_safe(self.base_url, local=True):
             raise UserError(
                 f"base_url={self.base_url!r} must begin with https:// (http:// for localhost only); a key is sent there"
@@ -129,11 +133,14 @@ class Api:
 
     def clean(self, text: object) -> str:
         """What a service says, as one line of limited length without keys."""
-        line = str(text)
-        for secret in self.secrets:
-            line = line.replace(secret, "[key]")
-        line = " ".join(_TOKEN.sub("[key]", line).split())
+        line = " ".join(_TOKEN.sub("[key]", self.without_keys(str(text))).split())
         return "".join(letter for letter in line if letter.isprintable())[:MAX_NOTE]
+
+    def without_keys(self, text: str) -> str:
+        """A text from the service, in which it may have put what it was sent."""
+        for secret in self.secrets:
+            text = text.replace(secret, "[key]")
+        return text
 
     def _open(self, method: str, url: str, headers: Mapping[str, str], data: bytes | None) -> Any:
         request = urllib.request.Request(url, data, dict(headers), method=method)

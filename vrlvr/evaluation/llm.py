@@ -173,7 +173,7 @@ def _maze(item: Item) -> Puzzle:
     return item.puzzle
 
 
-def _answer(api: Api, request: Mapping[str, Any]) -> tuple[str, str | None]:
+def _answer(api: Api, request: Mapping[str, Any]) -> tuple[str, str]:
     """The text of one answer and why it ended. A refusal for what the maze shows is an answer too: an empty one."""
     try:
         reply = api.call("POST", "chat/completions", request)
@@ -185,7 +185,7 @@ def _answer(api: Api, request: Mapping[str, Any]) -> tuple[str, str | None]:
     if choice is None:
         raise Unclear(f"{api.host} answered without choices")
     text, reason = part(choice, "message", "content"), part(choice, "finish_reason")
-    return text if isinstance(text, str) else "", reason if isinstance(reason, str) else None
+    return api.without_keys(text) if isinstance(text, str) else "", api.clean(reason or "not told")
 
 
 def _credentials(
@@ -197,7 +197,7 @@ def _credentials(
     if variable is None and host in _LOCAL:
         return dict, ()
     if variable is None:
-        raise UserError(f"base_url={base_url} may be sent which key? name its environment variable by --key_variable")
+        raise UserError(f"{host or 'base_url'} may be sent which key? name its environment variable by --key_variable")
     key = key_from(environment, variable)
     return lambda: {"Authorization": f"Bearer {key}"}, (key,)
 

@@ -4,6 +4,7 @@ import base64
 from typing import Any, Literal
 
 from vrlvr.evaluation.benchmark import Item
+from vrlvr.evaluation.providers.system import png_of
 
 Shown = Literal["text", "image"]
 
@@ -33,6 +34,6 @@ def messages(item: Item, shown: Shown) -> list[dict[str, Any]]:
     size = {"rows": item.puzzle.rows, "cols": item.puzzle.cols}
     if shown == "text":
         return [{"role": "user", "content": _TEXT.format(**size, board="\n".join(board)) + _TASK}]
-    png = base64.b64encode(item.first_frame.read_bytes()).decode()
+    png = base64.b64encode(png_of(item.first_frame)).decode()
     picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
     return [{"role": "user", "content": [{"type": "text", "text": _IMAGE.format(**size) + _TASK}, picture]}]

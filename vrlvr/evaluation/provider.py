@@ -67,12 +67,15 @@ def evaluate_provider(
         raise UserError(
             f"model={model!r} must be a plain name of letters, digits and .:-_; leave it out for {chosen.MODEL}"
         )
-    if not 1 <= parallel <= 64 or poll_s <= 0 or give_up_minutes <= 0 or (max_spend_videos or 0) < 0:
+    if not (
+        1 <= parallel <= 64 and 0 < poll_s <= 3600 and 0 < give_up_minutes <= 10_000 and (max_spend_videos or 0) >= 0
+    ):
         raise UserError(
-            f"parallel={parallel} must be 1 to 64, poll_s={poll_s} and give_up_minutes={give_up_minutes} positive, "
+            f"parallel={parallel} must be 1 to 64, poll_s={poll_s} up to 3600, give_up_minutes={give_up_minutes} up to 10000, "
             f"max_spend_videos={max_spend_videos} 0 or more"
         )
-    items = read_items(data, tasks.split(",") if tasks else None, num_puzzles)
+    # A task that is named twice must not be paid for twice.
+    items = read_items(data, list(dict.fromkeys(tasks.split(","))) if tasks else None, num_puzzles)
     service: System = chosen(os.environ, base_url, model, seconds or chosen.LENGTH)
     patience = Patience(attempts=12)
     with open_ledger(out / "jobs.jsonl") as ledger, Decoder() as decoder:

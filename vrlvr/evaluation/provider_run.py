@@ -13,7 +13,7 @@ from vrlvr.evaluation.benchmark import Item
 from vrlvr.evaluation.http_api import ApiError, Busy, Refused, Unclear, Unsent
 from vrlvr.evaluation.jobs import Entry, Ledger
 from vrlvr.evaluation.patience import Patience
-from vrlvr.evaluation.providers.system import Job, System, frame_for
+from vrlvr.evaluation.providers.system import Job, System, frame_for, png_of
 
 MAX_DOWNLOAD_BYTES = 512 * 1024**2
 DOWNLOADS = 4  # of a file that does not decode
@@ -70,7 +70,7 @@ class Run:
     def request(self, item: Item) -> str:
         """A hash of all that an item is asked with."""
         asked = [self.service.NAME, self.service.model, str(self.service.seconds), item.prompt]
-        return hashlib.sha256("\0".join(asked).encode() + b"\0" + item.first_frame.read_bytes()).hexdigest()
+        return hashlib.sha256("\0".join(asked).encode() + b"\0" + png_of(item.first_frame)).hexdigest()
 
     def fetch(self, item: Item) -> None:
         """Looks after a job that is known and gets its video, which costs nothing however often it is tried."""

@@ -32,8 +32,8 @@ def work_through(
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, ThreadPoolExecutor(parallel) as pool:
         bar = progress.add_task(title, total=len(tasks))
-        futures = [pool.submit(begin, task) for task in tasks]
         try:
+            futures = [pool.submit(begin, task) for task in tasks]
             for future in as_completed(futures):
                 if not isinstance(error := future.exception(), Stopped | None):
                     raise error

@@ -14,6 +14,7 @@ from vrlvr.evaluation.letterbox import fit
 
 SHORT_SIDE, LONG_SIDE = 720, 1280  # pixels; every system here takes and makes this size
 MAX_IMAGE_SIDE = 4096
+MAX_PNG_BYTES = 16 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,33 @@ def job_id(api: Api, job: object) -> str:
     return job
 
 
+def png_of(first_frame: Path) -> bytes:
+    """A first frame's file as it is. Raises UserError if it cannot be read or is far too large."""
+    try:
+        with first_frame.open("rb") as file:
+            png = file.read(MAX_PNG_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{first_frame} cannot be read ({error.strerror}); make the data set again") from error
+    if len(png) > MAX_PNG_BYTES:
+        raise UserError(f"{first_frame} is larger than {MAX_PNG_BYTES} bytes; make the data set again")
+    return png
+
+
 def frame_for(first_frame: Path) -> bytes:
     """A first frame as a PNG of 1280x720 (720x1280 if it is upright): all of it, the boards' background beside it.
 
     Raises UserError if the file is no PNG of a sane size.
     """
     try:
-        with Image.open(first_frame, formats=["PNG"]) as image:
-            if max(image.size) > MAX_IMAGE_SIDE:
-                raise UserError(f"{first_frame} has {image.size} pixels; give one of at most {MAX_IMAGE_SIDE} a side")
-            upright = image.height > image.width
-            height, width = (LONG_SIDE, SHORT_SIDE) if upright else (SHORT_SIDE, LONG_SIDE)
-            frame, _ = fit(image.convert("RGB"), height, width)
-    except (OSError, Image.DecompressionBombError) as error:
+        with Image.open(io.BytesIO(png_of(first_frame)), formats=["PNG"]) as image:
+            size = image.size
+            picture = image.convert("RGB") if max(size) <= MAX_IMAGE_SIDE else None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{first_frame} cannot be read as a PNG ({error}); make the data set again") from error
+    if picture is None:
+        raise UserError(f"{first_frame} has {size[0]}x{size[1]} pixels; at most {MAX_IMAGE_SIDE} a side are sent")
+    height, width = (LONG_SIDE, SHORT_SIDE) if picture.height > picture.width else (SHORT_SIDE, LONG_SIDE)
+    frame, _ = fit(picture, height, width)
     png = io.BytesIO()
     frame.save(png, "PNG", compress_level=1)
     return png.getvalue()
