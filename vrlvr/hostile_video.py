@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from vrlvr import sandbox
 from vrlvr.errors import UserError
+from vrlvr.sandbox import printable
 from vrlvr.video_decoder import MAX_MESSAGE
 
 _START_SECONDS = 60
@@ -58,11 +59,14 @@ class Decoded:
 
 
 class Decoder:
-    """A child process for one video after the other. Threads may share it: they wait for each other."""
+    """A child process for one video after the other. Threads may share it: they wait for each other.
 
-    def __init__(self, limits: Limits = Limits(), module: str = "vrlvr.video_decoder") -> None:
+    command: what starts the child, `vrlvr.video_decoder` by default.
+    """
+
+    def __init__(self, limits: Limits = Limits(), command: Sequence[str] = ()) -> None:
         self.limits = limits
-        self._module = module
+        self._command = list(command) or sandbox.command("vrlvr.video_decoder")
         self._lock = threading.Lock()
         self._child: _Child | None = None
 
@@ -95,7 +99,7 @@ class Decoder:
     def _ask(self, file: BinaryIO, memory: BinaryIO, reference_YXC: NDArray[np.uint8] | None) -> Mapping[str, Any]:
         if self._child is None or not self._child.alive():
             self.close()
-            self._child = _Child(self._module, self.limits)
+            self._child = _Child(self._command, self.limits)
         size = None if reference_YXC is None else reference_YXC.shape[:2]
         request = json.dumps({"limits": asdict(self.limits), "reference": size}).encode() + b"\n"
         try:
@@ -110,11 +114,6 @@ def shared_decoder() -> Decoder:
     return _decoder_of(os.getpid())
 
 
-def printable(text: str) -> str:
-    """Text from outside in one line without control characters; names that are no UTF-8 included."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 class _Refused(Exception):
     """Why a video is not read."""
 
@@ -122,12 +121,12 @@ class _Refused(Exception):
 class _Child:
     """A running decoder."""
 
-    def __init__(self, module: str, limits: Limits) -> None:
+    def __init__(self, command: Sequence[str], limits: Limits) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
             sizes = (str(limits.memory_bytes), str(limits.video_bytes))
             self._process = subprocess.Popen(
-                sandbox.command(module, str(theirs.fileno()), *sizes),
+                [*command, str(theirs.fileno()), *sizes],
                 pass_fds=(theirs.fileno(),),
                 env=sandbox.environment(),
                 stdin=subprocess.DEVNULL,
@@ -138,7 +137,7 @@ class _Child:
             self._answer(time.monotonic() + _START_SECONDS)
         except (_Refused, TimeoutError) as error:
             self.end()
-            raise RuntimeError(f"the video decoder does not start: {' '.join(self._process.args)} {error}") from error  # type: ignore[arg-type]
+            raise RuntimeError(f"the video decoder does not start: {' '.join(command)} {error}") from error
         except BaseException:
             self.end()
             raise
@@ -196,21 +195,21 @@ class _Child:
         return f"makes the decoder crash (exit code {code})"
 
 
-@contextlib.contextmanager
-def _open(path: Path, limits: Limits):
+def _open(path: Path, limits: Limits) -> BinaryIO:
     """Opens a regular file and nothing else, without waiting for anybody."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device may do something by itself
             raise _Refused("is no regular file; give a video file")
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise _Refused("is no regular file; give a video file")
-            if status.st_size > limits.file_bytes:
-                raise _Refused(f"is larger than {limits.file_bytes / sandbox.GIB:.3g} GiB; give a smaller file")
-            yield file
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise _Refused(f"cannot be read ({getattr(error, 'strerror', None) or error}); give a video file") from error
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size <= limits.file_bytes:
+        return file
+    file.close()
+    if not stat.S_ISREG(status.st_mode):
+        raise _Refused("is no regular file; give a video file")
+    raise _Refused(f"is larger than {limits.file_bytes / sandbox.GIB:.3g} GiB; give a smaller file")
 
 
 @contextlib.contextmanager

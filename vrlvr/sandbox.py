@@ -1,4 +1,5 @@
-"""Child processes that read what strangers wrote: how they start, what they see, and how much of the machine they get."""
+"""Child processes that read what strangers wrote: how they start, what they see, how much of the machine they get, and how
+what strangers wrote is shown."""
 
 import os
 import sys
@@ -51,6 +52,11 @@ def limit_seconds(seconds: int) -> None:
         until = int(usage.ru_utime + usage.ru_stime) + 1 + seconds
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (until if hard == resource.RLIM_INFINITY else min(until, hard), hard))
+
+
+def printable(text: str) -> str:
+    """Text from outside in one line without control characters; names that are no UTF-8 included."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _lower(which: int, value: int) -> None:

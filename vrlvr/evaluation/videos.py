@@ -27,7 +27,8 @@ from vrlvr.evaluation.benchmark import Item, Outcome, failed, read_items, write_
 from vrlvr.evaluation.tables import markdown, print_table, published_rows
 from vrlvr.evaluation.video_names import Found, find_videos
 from vrlvr.frame_fit import Size
-from vrlvr.hostile_video import Decoder, Limits, printable
+from vrlvr.hostile_video import Decoder, Limits
+from vrlvr.sandbox import printable
 
 _LISTED = 5  # names in a warning
 
@@ -50,7 +51,7 @@ def evaluate_videos(
     """
     items = read_items(data, tasks.split(",") if tasks else None, num_puzzles)
     with ExitStack() as stack:
-        folder = videos if videos.is_dir() else stack.enter_context(extracted(videos))
+        folder = videos if videos.is_dir() else _only_folder(stack.enter_context(extracted(videos)))
         found = find_videos(folder, items)
         if not found.paths:
             raise UserError(
@@ -130,6 +131,12 @@ def _size(item: Item) -> Size:
     if height * width > Limits().frame_pixels:
         raise UserError(f"{item.first_frame} has {height}x{width} pixels; at most {Limits().frame_pixels} are judged")
     return height, width
+
+
+def _only_folder(folder: Path) -> Path:
+    """What an archive holds: often one folder around everything."""
+    shown = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+    return shown[0] if len(shown) == 1 and shown[0].is_dir() and shown[0].name not in puzzles.ROOMS else folder
 
 
 def _warn(found: Found) -> None:
