@@ -2,7 +2,7 @@
 
     OUT/run.json               what the videos depend on; a call that goes on with others is refused
     OUT/videos/maze-00017.mp4  one a puzzle, complete as soon as it is there (maze-00017_3.mp4 for seed 3 of several)
-    OUT/results.json, outcomes.jsonl
+    OUT/results.json, results.md, outcomes.jsonl
 
 Under torchrun each process generates a share of the puzzles on its own GPU, and the first one judges when all are done.
 """
@@ -13,7 +13,7 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -28,10 +28,11 @@ from vrlvr.atomic_write import write_text, writing
 from vrlvr.dataset_files import read_size
 from vrlvr.encoded import file_digest
 from vrlvr.errors import UserError
-from vrlvr.evaluation.benchmark import Item, Outcome, read_items, write_outcomes
+from vrlvr.evaluation.benchmark import Item, read_items, write_outcomes
 from vrlvr.evaluation.generator import Generator, load
 from vrlvr.evaluation.model_spec import Dtype, Offload, Spec, read_json, specify
-from vrlvr.evaluation.tables import print_table, published_rows
+from vrlvr.evaluation.pipelines import components
+from vrlvr.evaluation.tables import markdown, print_table, published_rows
 from vrlvr.evaluation.videos import judge_folder
 from vrlvr.models.fingerprint import fingerprint
 from vrlvr.video_io import write_mp4
@@ -72,9 +73,9 @@ def evaluate_model(
     without. offload: components (model) or layers (sequential) wait in the CPU's memory until they are needed.
     Raises UserError with one line for what does not fit, and where memory or disk do not suffice.
     """
-    for name, value in (("num_seeds", num_seeds), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{name}={value} must be at least 1")
+    for name, value, least in (("seed", seed, 0), ("num_seeds", num_seeds, 1), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise UserError(f"{name}={value} must be at least {least}")
     items = read_items(data, tasks.split(",") if tasks else None, num_puzzles)
     spec = specify(
         model, lora, lora_2, height, width, num_frames, steps, guidance, negative_prompt, shift, dtype, device, offload
@@ -91,8 +92,10 @@ def evaluate_model(
         print(f"process {rank + 1} of {size}: {time.monotonic() - began:.0f} s, {_peak_memory(spec.device)}")
     if rank == 0:
         wait_for([videos.path(item, s) for item in items for s in seeds])
-        rows = write_outcomes(out, system, videos.judge(items))
-        print_table([*rows, *(row for row in published_rows() if row["task"] in {row["task"] for row in rows})])
+        rows = write_outcomes(out, system, judge_folder(videos.folder, items))
+        table = [*rows, *(row for row in published_rows() if row["task"] in {row["task"] for row in rows})]
+        write_text(out / "results.md", markdown(table))
+        print_table(table)
 
 
 @dataclass(frozen=True)
@@ -102,18 +105,9 @@ class Videos:
     folder: Path
     seeds: range
 
-    def name(self, item: Item, seed: int) -> str:
-        """The name of a video: the puzzle's, and the seed's where a puzzle has several."""
-        return item.id if len(self.seeds) == 1 else f"{item.id}_{seed}"
-
     def path(self, item: Item, seed: int) -> Path:
-        return self.folder / f"{self.name(item, seed)}.mp4"
-
-    def judge(self, items: Sequence[Item]) -> list[Outcome]:
-        """The outcomes of all videos; those of one puzzle are samples of it."""
-        of_video = [(item, replace(item, id=self.name(item, seed))) for item in items for seed in self.seeds]
-        outcomes = judge_folder(self.folder, [video for _, video in of_video])
-        return [replace(outcome, item=item) for (item, _), outcome in zip(of_video, outcomes, strict=True)]
+        """Named by the puzzle, and by the seed where a puzzle has several."""
+        return self.folder / (f"{item.id}.mp4" if len(self.seeds) == 1 else f"{item.id}_{seed}.mp4")
 
 
 def generate(
@@ -129,7 +123,7 @@ def generate(
         videos.folder.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with _quiet_pipelines(), Progress(*columns, disable=not show) as progress:
-        bar = progress.add_task(str(videos.folder), total=sum(len(seeds) for _, seeds in batches))
+        bar = progress.add_task("videos generated", total=sum(len(seeds) for _, seeds in batches))
         for item, seeds in batches:
             samples = generator.samples(
                 _first_frame(item),
@@ -151,10 +145,9 @@ def noise_seed(item: str, seed: int) -> int:
 
 def run_settings(model: str, spec: Spec, data: Path, seeds: range) -> dict[str, Any]:
     """All that the videos depend on, as JSON holds it. Which puzzles there are, and how many at once, changes none of them."""
-    components = [name for name, value in spec.index.items() if isinstance(value, list) and value[0]]
     return {
         "model": model,
-        "weights": fingerprint(spec.folder, *components),
+        "weights": fingerprint(spec.folder, *components(spec.index)),
         "lora": None if spec.lora is None else _digest(spec.lora),
         "lora_2": None if spec.lora_2 is None else _digest(spec.lora_2),
         **asdict(spec.settings),
@@ -217,9 +210,9 @@ def _quiet_pipelines() -> Iterator[None]:
 
 def _first_frame(item: Item) -> Image.Image:
     try:
-        with Image.open(item.first_frame) as image:
+        with Image.open(item.first_frame, formats=["PNG"]) as image:
             return image.convert("RGB")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{item.first_frame} cannot be read ({error}); make it anew with `vrlvr data`") from error
 
 

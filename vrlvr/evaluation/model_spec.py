@@ -16,7 +16,7 @@ import torch
 
 from vrlvr.errors import UserError
 from vrlvr.evaluation.lora_file import lora_path
-from vrlvr.evaluation.pipelines import Family, family_of
+from vrlvr.evaluation.pipelines import Family, components, family_of
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Offload = Literal["none", "model", "sequential"]
@@ -24,6 +24,7 @@ _LIBRARIES = ("diffusers", "transformers")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt")  # what is downloaded of a hub's model
 _INDEX = "model_index.json"
+_COMPONENT = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def specify(
     where = pick_device(device)
     if offload != "none" and where.type == "cpu":
         raise UserError(f"offload={offload} spares a GPU's memory, but the device is the CPU; use offload=none")
-    if lora_2 is not None and not index.get("transformer_2"):
+    if lora_2 is not None and "transformer_2" not in components(index):
         raise UserError(f"lora_2={lora_2} is for a second expert, which {model} lacks; use --lora")
     if shift is not None and (family.shift is None or shift <= 0):
         raise UserError(f"shift={shift} does not fit {family.name}; give a positive one to Wan or HunyuanVideo models")
@@ -117,6 +118,9 @@ def settings_for(
             raise UserError(f"{name}={side} must be a multiple of {family.multiple} for {family.name}; use {near}")
     if (height is None) != (width is None):
         raise UserError("height and width belong together; give both or none")
+    rows, columns = family.limits
+    if height is not None and width is not None and (height > rows or width > columns):
+        raise UserError(f"{height}x{width} exceeds {rows:g}x{columns:g}, beyond which {family.name} knows no positions")
     if num_frames is not None and (num_frames < 2 or num_frames % family.frame_step != 1):
         near = family.frames_for(num_frames)
         raise UserError(f"num_frames={num_frames} must be 1 + {family.frame_step}k for {family.name}; use {near}")
@@ -159,10 +163,11 @@ def read_index(folder: Path) -> dict[str, Any]:
         if not isinstance(value, list) or name.startswith("_"):
             continue
         known = value == [None, None] or (len(value) == 2 and value[0] in _LIBRARIES and isinstance(value[1], str))
-        if not known:
+        # A file of the library's name in a component's folder would be imported in its place (by diffusers, not all versions).
+        if not known or not _COMPONENT.fullmatch(name) or any((folder / name).glob("*.py")):
             raise UserError(
-                f"{folder / _INDEX}: component {name[:40]!r} is {str(value)[:80]}, but only classes of "
-                f"{' and '.join(_LIBRARIES)} are loaded; use a model without code of its own"
+                f"{folder / _INDEX}: component {name[:40]!r} is {str(value)[:80]} with code of its own, but only classes of "
+                f"{' and '.join(_LIBRARIES)} are loaded; use a model without"
             )
     return index
 

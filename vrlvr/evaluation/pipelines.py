@@ -24,6 +24,7 @@ WAN_NEGATIVE_PROMPT = (
     "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，"
     "背景人很多，倒着走"
 )
+COGVIDEOX_SHORT_SIDE = 768
 _MIN_FILLED = 0.9  # of a model's documented area, where a size is chosen for an image
 
 
@@ -33,7 +34,7 @@ class Family:
 
     Sides are multiples of `multiple`, frames 1 + k * frame_step and at most max_frames. area: pixels of the largest documented
     frame. short_side: the only documented length of the shorter side, None if any will do. guidance: classifier-free, but
-    for a model with `guidance_embeds`, which learnt to imitate it. vae_dtype: where the rest is in half precision.
+    HunyuanVideo has learnt to imitate it. vae_dtype: where the rest is in half precision.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Family:
     vae_dtype: str | None = None  # None: that of the rest
     tiled_vae: bool = False
     one_image: bool = False  # the pipeline takes one image a call, however many samples
+    limits: tuple[float, float] = (math.inf, math.inf)  # height and width beyond which the model has no positions
 
     def allows(self, height: int, width: int) -> bool:
         """Whether the model was made for frames of this size."""
@@ -59,6 +61,8 @@ class Family:
             height % self.multiple == width % self.multiple == 0
             and height * width <= self.area
             and self.short_side in (None, min(height, width))
+            and height <= self.limits[0]
+            and width <= self.limits[1]
         )
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
@@ -110,7 +114,7 @@ COGVIDEOX = Family(
     pipeline="CogVideoXImageToVideoPipeline",
     transformer="CogVideoXTransformer3DModel",
     multiple=16,
-    short_side=768,
+    short_side=COGVIDEOX_SHORT_SIDE,
     frame_step=16,
     max_frames=161,
     area=768 * 1360,
@@ -121,7 +125,7 @@ COGVIDEOX = Family(
     tiled_vae=True,
 )
 # README of HunyuanVideo-I2V (720p, 129 frames at 24 fps, 50 steps; shift 7 is in its scheduler) and diffusers' documentation of
-# the pipeline: embedded guidance 6 for HunyuanVideo-I2V, 1 for the first version (I2V-33ch); VAE in float16, tiled.
+# the pipeline: embedded guidance 6, VAE in float16, tiled.
 HUNYUAN = Family(
     name="HunyuanVideo-I2V",
     pipeline="HunyuanVideoImageToVideoPipeline",
@@ -137,8 +141,12 @@ HUNYUAN = Family(
     vae_dtype="float16",
     tiled_vae=True,
 )
-HUNYUAN_33CH = replace(HUNYUAN, name="HunyuanVideo-I2V-33ch", guidance=1.0)
-FAMILIES = (WAN_TI2V, WAN_EXPERTS, COGVIDEOX, HUNYUAN, HUNYUAN_33CH)
+FAMILIES = (WAN_TI2V, WAN_EXPERTS, COGVIDEOX, HUNYUAN)
+
+
+def components(index: Mapping[str, Any]) -> list[str]:
+    """The names of what a model_index.json says to load: [library, class], while [null, null] stands for what is left out."""
+    return [name for name, value in index.items() if isinstance(value, list) and value and value[-1]]
 
 
 def family_of(model: str, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> Family:
@@ -162,14 +170,20 @@ def _family(index: Mapping[str, Any], transformer: Mapping[str, Any]) -> Family 
         # Wan2.2-TI2V-5B-Diffusers names the text-to-video pipeline, which would ignore the image.
         if pipeline in (WAN_TI2V.pipeline, "WanPipeline") and index.get("expand_timesteps") is True:
             return WAN_TI2V
-        experts = index.get("transformer_2") or [None]
-        if pipeline == WAN_EXPERTS.pipeline and experts[-1] and index.get("boundary_ratio") is not None:
+        if (
+            pipeline == WAN_EXPERTS.pipeline
+            and "transformer_2" in components(index)
+            and index.get("boundary_ratio") is not None
+        ):
             return WAN_EXPERTS
     # CogVideoX 1.0 has neither temporal patches nor a choice of sizes.
     if (pipeline, kind) == (COGVIDEOX.pipeline, COGVIDEOX.transformer) and transformer.get("patch_size_t"):
-        return COGVIDEOX
+        rows, columns = transformer.get("sample_height"), transformer.get("sample_width")
+        if isinstance(rows, int) and isinstance(columns, int) and min(rows, columns) >= COGVIDEOX_SHORT_SIDE // 8:
+            return replace(COGVIDEOX, limits=(8 * rows, 8 * columns))  # of latents of 8x8 pixels
+    # The first version, HunyuanVideo-I2V-33ch (`latent_concat`), does not return the frame that it starts from.
     if (pipeline, kind) == (HUNYUAN.pipeline, HUNYUAN.transformer):
-        return HUNYUAN if transformer.get("guidance_embeds") else HUNYUAN_33CH
+        return HUNYUAN if transformer.get("image_condition_type") == "token_replace" else None
     return None
 
 
