@@ -4,10 +4,10 @@ A model is recognised by what its folder says of itself (model_index.json and th
 name. Fine-tunes run with the settings of what they were trained from:
 
 - VBVR-Wan2.2 is published as a whole Diffusers folder (Video-Reason/VBVR-Wan2.2, fine-tuned from Wan2.2-I2V-A14B without a
-  change of architecture; its model card) and, from the same training, as LoRA files of DiffSynth-Studio, one an expert
-  (Video-Reason/VBVR-Wan2.2-diffsynth).
-- Wan-R1 of VR-Bench (arXiv 2511.15065) is Wan2.2-TI2V-5B fine-tuned (HY-Wan/Wan-R1, linked from VR-Bench's README). Whether
-  as a whole folder or as a LoRA could not be looked up here: `--model` takes the one, `--model BASE --lora FILE` the other.
+  change of architecture, says its model card), and as LoRA of DiffSynth-Studio (Video-Reason/VBVR-Wan2.2-diffsynth).
+- Wan-R1 of VR-Bench (arXiv 2511.15065; weights: HY-Wan/Wan-R1) was trained as a LoRA of DiffSynth-Studio for Wan2.2-TI2V-5B:
+  rank 32 on q, k, v, o, ffn.0, ffn.2, by VR-Bench's README. So `--model BASE --lora FILE`; a merged folder works as well. Its
+  inference script has no negative prompt (`--negative_prompt ""`), and 193 frames of 512x512.
 - A model trained here is what `vrlvr export` writes: a folder of Wan2.2-TI2V-5B's kind, or a LoRA for it.
 """
 
