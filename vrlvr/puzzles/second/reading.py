@@ -28,8 +28,8 @@ _SAME_TONE = 60.0  # tones nearer than this (levels, Euclidean) count as one; no
 _FOREIGN = 60.0  # a pixel farther than this from every tone and mixture is foreign
 _PURE = 30.0  # one nearer than this is no mixture
 _WON = 0.75  # the share of its pixels by which a tone wins an area
-_WON_EXACT = 0.6  # the same in cells without bands: 3 of the 4 pixels of the smallest core
-_INTRUDERS = 0.1  # the share of a won area's pixels that may purely be of other tones
+_WON_EXACT = 0.6  # the same in cells without bands, where scaling mixes tones: 3 of the 4 pixels of the smallest core
+_INTRUDERS = 0.1  # the share of a won area's pixels that may purely be of other tones, in cells with bands
 _PAINTED = 0.2  # the share of a band's pixels that may purely be of a tone that does not belong there
 
 
@@ -197,12 +197,13 @@ def read(
     pure = part[..., n : 2 * n]
     won = part[..., :n] + pure
     tone = won.argmax(-1)
-    exact = _band(_cell_px(place, height, width)) == 0
-    clear = won.max(-1) >= (_WON_EXACT if exact else _WON)
-    if not exact:
-        clear &= pure.sum(-1) - np.take_along_axis(pure, tone[..., None], -1)[..., 0] <= _INTRUDERS
+    banded = _band(_cell_px(place, height, width)) > 0
+    clear = won.max(-1) >= (_WON if banded else _WON_EXACT)
+    legible = clear[..., _RIM] & clear[..., _CORE]
     rim_tone, core_tone = tone[..., _RIM], tone[..., _CORE]
-    legible = clear[..., _RIM] & clear[..., _CORE] & (_painted(part, palette, rim_tone, core_tone) <= _PAINTED)
+    if banded:
+        few = pure.sum(-1) - np.take_along_axis(pure, tone[..., None], -1)[..., 0] <= _INTRUDERS
+        legible &= few[..., _RIM] & few[..., _CORE] & (_painted(part, palette, rim_tone, core_tone) <= _PAINTED)
     label_of = np.full((n, n), UNCLEAR, np.int16)
     label_of[palette.looks[:, 0], palette.looks[:, 1]] = np.arange(len(game.looks))
     return np.where(legible, label_of[rim_tone, core_tone], UNCLEAR).astype(np.int16)
