@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from vrlvr import puzzles
 from vrlvr.cli import main
+from vrlvr.evaluation.benchmark import Item, failed, puzzle_digest, rows_of
 from vrlvr.evaluation.comparison import build, entries_of
 from vrlvr.evaluation.metrics import Row, wilson
 from vrlvr.evaluation.published import ALIASES, canonical_name, published_rows, published_vbvr_rows
@@ -86,6 +88,17 @@ def test_a_measured_row_stands_above_the_published_one_that_stays(
     assert (
         "measured 2026-11-23, n = 300 puzzles (300 samples), verifier vrlvr 0.1.0, rules 0123456789ab, test set cafe"
     ) in text
+
+
+def test_a_training_runs_day_is_that_of_its_run_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    undated = row("rl")
+    del undated["date"]
+    write_results(tmp_path / "results.json", [undated])
+    assert "measured on an unknown day" in run(capsys, tmp_path)
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    assert "measured on an unknown day" in run(capsys, tmp_path)
+    (tmp_path / "run.json").write_text('{"date": "2026-11-23"}')
+    assert "measured 2026-11-23, n = 300 puzzles" in run(capsys, tmp_path)
 
 
 def test_language_models_and_vbvr_have_tables_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,3 +218,13 @@ def test_every_line_has_a_cell_for_every_column() -> None:
     assert {len(line.cells) for line in table.lines} == {len(table.columns)} == {16}
     marks = [mark for line in table.lines for cell in line.cells for mark in cell.marks]
     assert dict.fromkeys(marks) == dict.fromkeys(mark for mark, _ in table.notes), "notes in the order of their marks"
+
+
+def test_a_test_set_is_known_by_its_puzzles() -> None:
+    made = [puzzles.generate("maze", puzzles.maze.Difficulty(4, 5), 0, "test", i) for i in range(3)]
+    assert puzzle_digest(made) == puzzle_digest(made[::-1]) != puzzle_digest(made[:2])
+    items = [Item(f"maze-{i:05d}", puzzle, "", Path()) for i, puzzle in enumerate(made)]
+    outcomes = [failed(item, "missing") for item in items]
+    assert rows_of("x", outcomes * 2)[0].get("test_set") == puzzle_digest(made), (
+        "two samples a puzzle are no more puzzles"
+    )

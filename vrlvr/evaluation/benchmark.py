@@ -1,7 +1,7 @@
 """The puzzles that every system is asked, and what became of each: the one way from any system's answers to results.json."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -83,15 +83,14 @@ def rows_of(system: str, outcomes: Sequence[Outcome]) -> list[Row]:
             sum(outcome.status == status for outcome in of_task) for status in ("missing", "undecodable")
         )
         row["date"], row["verifier"] = datetime.now(UTC).date().isoformat(), verifier_version()
-        row["test_set"] = test_set([outcome.item for outcome in of_task])
+        row["test_set"] = puzzle_digest({outcome.item.id: outcome.item.puzzle for outcome in of_task}.values())
         rows.append(row)
     return rows
 
 
-def test_set(items: Sequence[Item]) -> str:
-    """What tells one set of puzzles from another: equal where the same puzzles, by the same names, were asked."""
-    puzzle_of = {item.id: puzzles.to_text(item.puzzle) for item in items}
-    return sha256(json.dumps(puzzle_of, sort_keys=True).encode()).hexdigest()[:12]
+def puzzle_digest(tested: Iterable[Puzzle]) -> str:
+    """What tells one set of puzzles from another: equal where the same ones were asked, in whatever order."""
+    return sha256("".join(sorted(map(puzzles.to_text, tested))).encode()).hexdigest()[:12]
 
 
 def write_outcomes(out: Path, system: str, outcomes: Sequence[Outcome]) -> list[Row]:

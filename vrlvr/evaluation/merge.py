@@ -1,5 +1,6 @@
 """`vrlvr table`: results.json files beside the published rows."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -54,8 +55,20 @@ def read_all(paths: Sequence[Path]) -> tuple[list[Row], list[VbvrRow]]:
             if is_vbvr(entry):
                 vbvr_rows.append(checked_vbvr_row(entry, f"{path}: row {i}"))
             else:
-                rows.append(checked_row(entry, f"{path}: row {i}"))
+                row = checked_row(entry, f"{path}: row {i}")
+                if "date" not in row and row["source"] == "measured" and (date := _date_of_run(path.parent)):
+                    row["date"] = date
+                rows.append(row)
     return rows, vbvr_rows
+
+
+def _date_of_run(folder: Path) -> str | None:
+    """The day in the run.json that a training run writes beside its results, whose rows have none."""
+    try:
+        date = json.loads((folder / "run.json").read_text(encoding="utf-8"))["date"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return date if isinstance(date, str) else None
 
 
 def render(format: Format, tables: Sequence[tuple[Name, Sequence[Entry]]]) -> str:

@@ -9,6 +9,7 @@ import torch
 from vrlvr import puzzles as rooms
 from vrlvr.config import Config
 from vrlvr.distributed import World
+from vrlvr.evaluation.benchmark import puzzle_digest
 from vrlvr.evaluation.metrics import Row, mean_gain, paired_gain, summarise
 from vrlvr.evaluation.tables import write_gains, write_results
 from vrlvr.policy import Policy
@@ -19,6 +20,7 @@ from vrlvr.run_log import RunLog
 from vrlvr.sampling import sample
 from vrlvr.sde import ODE, plan_steps, sigma_schedule
 from vrlvr.source import Source
+from vrlvr.verifier_version import verifier_version
 from vrlvr.video_io import grid, write_gif
 
 _EVAL_SEED = 7_000_000_000  # keeps evaluation noise apart from training's
@@ -110,6 +112,8 @@ def evaluate_systems(
         for task, batch in test.items():
             judged = judge_policy(config, world, policy, source, batch, range(config.eval.noise_seeds))
             row = summarise(system, task, judged)
+            row["num_samples"] = sum(map(len, judged))
+            row["verifier"], row["test_set"] = verifier_version(), puzzle_digest(batch)
             rows[task, system], verdicts[task, system] = row, judged
             success = {f"success_{system}_{task}": row["success_rate"] / 100}
             log.log("eval", len(rows), len(test) * len(systems), **success)
