@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import io
 import json
+import re
 import threading
 import time
 from collections import defaultdict
@@ -191,19 +192,19 @@ class FakeGemini(FakeVideos):
         return f"{self.MODEL}/operations/op{number}"
 
     def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        if request.path.startswith("/store/"):
+            number = int(request.path.removeprefix("/store/").partition("?")[0])
+            assert "x-goog-api-key" not in request.headers
+            return self.send(request, "download", lambda: self.jobs[self.job_name(number)])
         if request.headers.get("x-goog-api-key") != self.KEY:
-            return reply(
-                request, 400, {"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}
-            )
+            error = {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}
+            return reply(request, 400, {"error": error})
         path = request.path.removeprefix("/v1beta/")
         if path == f"{self.MODEL}:predictLongRunning":
             return self.send(request, "submit", lambda: {"name": self._submit(json.loads(body))})
-        if path.startswith("files/"):
-            # As Google does: from the service's own address to a store, which needs no key.
-            job = self.job_name(int(path.removeprefix("files/")))
-            store = f"{self.address}/store?sig=signature-of-{job}"
-            self.jobs["store"] = self.jobs[job]
-            return reply(request, 302, b"", {"Location": store})
+        if found := re.fullmatch(r"files/(\d+):download\?alt=media", path):
+            # As Google does: from the service's own address on to a store, which needs no key.
+            return reply(request, 302, b"", {"Location": f"{self.address}/store/{found[1]}?sig=of-this-url"})
         return self.send(request, "look", lambda: self._look(path))
 
     def _submit(self, asked: Any) -> str:
@@ -217,7 +218,7 @@ class FakeGemini(FakeVideos):
             case None:
                 return {"name": job}
             case True:
-                uri = f"{self.address}/v1beta/files/{list(self.jobs).index(job)}"
+                uri = f"{self.address}/v1beta/files/{list(self.jobs).index(job)}:download?alt=media"
                 samples = {"generateVideoResponse": {"generatedSamples": [{"video": {"uri": uri}}]}}
                 return {"name": job, "done": True, "response": samples}
             case failure:
