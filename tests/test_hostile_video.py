@@ -41,7 +41,7 @@ def encode(
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=16, options=options)
         stream.height, stream.width = video_TYXC.shape[1:3]
-        stream.pix_fmt = {"mjpeg": "yuvj420p", "prores": "yuv422p10le"}.get(codec, "yuv420p")
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.time_base = Fraction(1, 16)
         for i, pixels in enumerate(video_TYXC):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

@@ -29,6 +29,7 @@ class Refused(Exception):
 
 
 def main(archive: str, folder: str, max_members: str, max_bytes: str, memory_bytes: str) -> None:
+    """`extract` with the limits of a child process."""
     sandbox.limit(int(memory_bytes), file_bytes=int(max_bytes))
     try:
         extract(Path(archive), Path(folder), int(max_members), int(max_bytes))
@@ -36,15 +37,7 @@ def main(archive: str, folder: str, max_members: str, max_bytes: str, memory_byt
         sys.exit(str(error))
     except MemoryError:
         sys.exit("needs too much memory to extract")
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-    ) as error:
+    except _DAMAGED as error:
         sys.exit(f"cannot be extracted ({' '.join(str(error).split()) or type(error).__name__})")
 
 

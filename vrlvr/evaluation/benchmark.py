@@ -48,6 +48,10 @@ def read_items(data: Path, tasks: Sequence[str] | None = None, num_puzzles: int 
 
     Raises UserError with one line where data holds no such puzzles, or a file is damaged.
     """
+    if num_puzzles is not None and num_puzzles < 1:
+        raise UserError(f"num_puzzles={num_puzzles} must be at least 1")
+    if tasks and len(set(tasks)) != len(tasks):
+        raise UserError(f"tasks {','.join(tasks)} must name each task once")
     if unknown := [task for task in tasks or () if task not in ROOMS]:
         raise UserError(f"task {unknown[0]!r} is unknown; use any of {', '.join(ROOMS)}")
     items = []
@@ -57,7 +61,7 @@ def read_items(data: Path, tasks: Sequence[str] | None = None, num_puzzles: int 
             raise UserError(
                 f"{data}/test/{task} holds {len(paths)} puzzles, {num_puzzles or 1} are asked for; make more with `vrlvr data`"
             )
-        items += [_item(path) for path in paths]
+        items += [_item(task, path) for path in paths]
     if not items:
         raise UserError(f"{data} has no folder test/ with puzzles; make one with `vrlvr data --out {data}`")
     return items
@@ -95,7 +99,6 @@ def puzzle_digest(tested: Iterable[Puzzle]) -> str:
 
 def write_outcomes(out: Path, system: str, outcomes: Sequence[Outcome]) -> list[Row]:
     """Writes out/results.json (the rows, which it returns) and out/outcomes.jsonl (a line an answer)."""
-    out.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps(
             {
@@ -120,9 +123,13 @@ def write_outcomes(out: Path, system: str, outcomes: Sequence[Outcome]) -> list[
     return rows
 
 
-def _item(path: Path) -> Item:
+def _item(task: str, path: Path) -> Item:
     try:
         puzzle = puzzles.load(path)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if puzzle.task != task:
+        raise UserError(
+            f"{path} is a puzzle of {puzzle.task} among those of {task}; make the data set anew with `vrlvr data`"
+        )
     return Item(f"{puzzle.task}-{path.stem}", puzzle, puzzles.room_of(puzzle).prompt(puzzle), path.with_suffix(".png"))

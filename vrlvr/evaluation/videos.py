@@ -27,10 +27,11 @@ from vrlvr.evaluation.benchmark import Item, Outcome, failed, read_items, write_
 from vrlvr.evaluation.tables import markdown, print_table, published_rows
 from vrlvr.evaluation.video_names import Found, find_videos
 from vrlvr.frame_fit import Size
-from vrlvr.hostile_video import Decoder, Limits
+from vrlvr.hostile_video import Decoder, Limits, shared_decoder
 from vrlvr.sandbox import printable
 
 _LISTED = 5  # names in a warning
+_VIDEOS_A_DECODER = 8  # fewer take less time than starting another
 
 
 def evaluate_videos(
@@ -79,13 +80,13 @@ def _judge_all(folder: Path, items: Sequence[Item], found: Found, workers: int |
     if missing := sandbox.unenforced():
         print(f"vrlvr: this system cannot limit {', '.join(missing)} of the video decoder", file=sys.stderr)
     answers = [(item, found.paths.get((item.id, sample))) for item in items for sample in found.samples or ("",)]
+    threads = workers or max(1, min(os.cpu_count() or 1, len(found.paths) // _VIDEOS_A_DECODER))
     decoders: SimpleQueue[Decoder] = SimpleQueue()
-    threads = max(1, min(workers or os.cpu_count() or 1, len(found.paths)))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Threads are enough: a decoder is a process of its own, and takes ten times as long as the verifier.
     with ExitStack() as stack, Progress(*columns) as progress, ThreadPoolExecutor(threads) as pool:
         for _ in range(threads):
-            decoders.put(stack.enter_context(Decoder()))
+            decoders.put(shared_decoder() if threads == 1 else stack.enter_context(Decoder()))
         bar, outcomes = progress.add_task("videos judged", total=len(answers)), []
         try:
             for outcome in pool.map(lambda answer: _judge(folder, answer[0], answer[1], decoders), answers):
