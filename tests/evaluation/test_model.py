@@ -112,6 +112,9 @@ def test_a_run_goes_on_where_it_was_stopped(folders: Folders, data: Path, tmp_pa
 
     assert evaluate(folder, data, out, "--steps", "3", "--num-seeds", "2", "--guidance", "1") == 2
     assert "steps=2 (now 3), guidance=5.0 (now 1.0)" in capsys.readouterr().err
+    (out / "run.json").write_text("[]")
+    assert evaluate(folder, data, out, *options) == 2
+    assert "holds no object; choose another --out" in capsys.readouterr().err
     (out / "run.json").unlink()
     assert evaluate(folder, data, out, *options) == 2
     assert "no run.json" in capsys.readouterr().err

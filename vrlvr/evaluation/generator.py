@@ -130,9 +130,9 @@ def _from_folder(folder: Path, family: Family, dtypes: Mapping[str, torch.dtype]
         return getattr(diffusers, family.pipeline).from_pretrained(
             str(folder), torch_dtype=dict(dtypes), local_files_only=True, use_safetensors=True
         )
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{folder} cannot be loaded as a {family.pipeline} of safetensors files ({reason}); download it completely"

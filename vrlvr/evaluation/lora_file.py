@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -30,7 +31,7 @@ def lora_path(given: Path) -> Path:
 def load_lora(pipeline: Any, path: Path, component: str = "transformer") -> None:
     """Adds a LoRA to a pipeline's transformer (or transformer_2), for generating.
 
-    Names may be diffusers', kohya's, ComfyUI's, or Wan's own without a prefix, as DiffSynth-Studio writes them. Raises
+    Names may be diffusers', ComfyUI's, or Wan's own without a prefix, as DiffSynth-Studio writes them. Raises
     UserError if the file is damaged, or holds a layer that the model lacks.
     """
     try:
@@ -48,6 +49,8 @@ def load_lora(pipeline: Any, path: Path, component: str = "transformer") -> None
         else:
             where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
             pipeline.load_lora_weights(str(path.parent), adapter_name=component, **where, **second)
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path} does not fit the model ({_line(error)}); give a LoRA trained on this very model"

@@ -169,7 +169,7 @@ def open_run(out: Path, settings: dict[str, Any]) -> None:
             )
         write_text(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         return
-    begun = read_json(path)
+    begun = read_json(path, "choose another --out")
     named = [name for name in settings | begun if name != "model"]  # a folder may move; `weights` tells what is in it
     if differences := [name for name in named if begun.get(name) != settings.get(name)]:
         told = ", ".join(f"{name}={_short(begun.get(name))} (now {_short(settings.get(name))})" for name in differences)

@@ -192,12 +192,12 @@ def dtypes_for(family: Family, dtype: Dtype, device: torch.device) -> dict[str, 
     return {"default": default, "vae": vae}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError if there is none."""
+def read_json(path: Path, remedy: str = "download the model completely") -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError, which ends with the remedy, if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); download the model completely") from error
+        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no object; download the model again")
+        raise UserError(f"{path} holds no object; {remedy}")
     return content
