@@ -8,6 +8,7 @@ from vrlvr.evaluation.corpus.recordings import Filter, Retiming
 from vrlvr.evaluation.corpus.scene import Maker, Scene, Video
 from vrlvr.puzzles import Puzzle
 
+_WAN_LIKE: tuple[Filter, ...] = (recordings.detail_lost, recordings.smeared)
 # What is done to any play, by name: changes in time, then in pixels.
 _RECORDINGS: dict[str, tuple[tuple[Retiming, ...], tuple[Filter, ...]]] = {
     "other_fps": ((recordings.other_fps,), ()),
@@ -20,14 +21,14 @@ _RECORDINGS: dict[str, tuple[tuple[Retiming, ...], tuple[Filter, ...]]] = {
     "grain": ((), (recordings.grain,)),
     "at_another_size": ((), (recordings.at_another_size,)),
     "scaled_and_back": ((), (recordings.scaled_and_back,)),
-    "wan_like": ((), (recordings.wan_like,)),
+    "wan_like": ((), _WAN_LIKE),
     "h264": ((), (recordings.h264,)),
     "blur_darker_h264": ((), (recordings.blur, recordings.darker, recordings.h264)),
-    "brighter_grain_blur": ((), (recordings.brighter, recordings.grain, recordings.blur)),
+    "brighter_blur_grain": ((), (recordings.brighter, recordings.blur, recordings.grain)),
     "fps_scaled_h264": ((recordings.other_fps,), (recordings.scaled_and_back, recordings.h264)),
-    "wan_like_darker": ((), (recordings.wan_like, recordings.darker)),
+    "darker_wan_like": ((), (recordings.darker, *_WAN_LIKE)),
     "hue_drift_h264": ((), (recordings.hue_drift, recordings.h264)),
-    "dropped_and_doubled_wan_like": ((recordings.dropped_frame, recordings.doubled_frame), (recordings.wan_like,)),
+    "dropped_and_doubled_wan_like": ((recordings.dropped_frame, recordings.doubled_frame), _WAN_LIKE),
 }
 
 

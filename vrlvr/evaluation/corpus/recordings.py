@@ -14,7 +14,7 @@ from PIL import Image
 
 from vrlvr.evaluation.corpus.common import Rng
 from vrlvr.evaluation.corpus.rules import solves
-from vrlvr.evaluation.corpus.scene import Scene, States, Video, draw, place
+from vrlvr.evaluation.corpus.scene import Scene, States, Video, distinct, draw, place
 from vrlvr.puzzles import Puzzle
 
 Retiming = Callable[[Puzzle, States, Rng], States]
@@ -133,30 +133,44 @@ def scaled_and_back(video: Video, strength: float, rng: Rng) -> Video:
     return scaled(at_another_size(video, strength, rng), *video.shape[1:3])
 
 
-def wan_like(video: Video, strength: float, rng: Rng) -> Video:
-    """What a latent video codec takes away: half of the detail below 4 pixels and 15 to 40 % of each frame to its neighbours;
-    and what it adds: a grain of 2 levels."""
+def detail_lost(video: Video, strength: float, rng: Rng) -> Video:
+    """Half of what is finer than 4 pixels goes, as in a latent video codec."""
     height, width = video.shape[1:3]
     size = max(1, round(4 * strength))
     coarse = scaled(video, height // size, width // size, Image.Resampling.BOX)
-    out = scaled(coarse, height, width, Image.Resampling.BILINEAR)
-    share = np.float32(rng.uniform(0.15, 0.4))
-    smooth = [(frame.astype(np.float32) + low) / 2 for frame, low in zip(video, out, strict=True)]
-    for at, frame in enumerate(smooth):
-        beside = smooth[max(0, at - 1)] + smooth[min(len(smooth) - 1, at + 1)]
-        grain = rng.normal(0, 2, (frame.shape[0], frame.shape[1], 1)).astype(np.float32)
-        out[at] = np.clip((1 - share) * frame + share / 2 * beside + grain, 0, 255).round()
+    low = scaled(coarse, height, width, Image.Resampling.BILINEAR)
+    return ((video.astype(np.uint16) + low + 1) // 2).astype(np.uint8)
+
+
+def smeared(video: Video, strength: float, rng: Rng) -> Video:
+    """10 to 30 % of each frame come from those beside it, as in a codec that packs 4 into one; and a grain of 2 levels."""
+    height, width = video.shape[1:3]
+    share, field = np.float32(rng.uniform(0.1, 0.3)), _speckles(height, width, 2.0, rng)
+    out = np.empty_like(video)
+    for at, frame in enumerate(video):
+        beside = video[max(0, at - 1)].astype(np.float32) + video[min(len(video) - 1, at + 1)]
+        out[at] = np.clip((1 - share) * frame + share / 2 * beside + _speckle(field, height, width, rng), 0, 255)
     return out
 
 
 def grain(video: Video, strength: float, rng: Rng) -> Video:
     """Gaussian noise of 4 to 10 levels, alike in all channels of a pixel."""
-    sigma = rng.uniform(4, 10)
-    out = np.empty_like(video)
+    height, width = video.shape[1:3]
+    field, out = _speckles(height, width, rng.uniform(4, 10), rng), np.empty_like(video)
     for at, frame in enumerate(video):
-        speckle = (sigma * rng.standard_normal((*frame.shape[:2], 1), np.float32)).astype(np.int16)
-        out[at] = np.clip(frame + speckle, 0, 255)
+        out[at] = np.clip(frame + _speckle(field, height, width, rng), 0, 255)
     return out
+
+
+def _speckles(height: int, width: int, sigma: float, rng: Rng) -> NDArray[np.float32]:
+    """Noise a little larger than a frame, (Y + 31, X + 31), of which every frame shows another part: draws are slow."""
+    return np.float32(sigma) * rng.standard_normal((height + 31, width + 31), np.float32)
+
+
+def _speckle(field: NDArray[np.float32], height: int, width: int, rng: Rng) -> NDArray[np.float32]:
+    """A frame's part of it, (Y, X, 1); half a level more, as bytes are cut off."""
+    top, left = rng.integers(32, size=2)
+    return field[top : top + height, left : left + width, None] + np.float32(0.5)
 
 
 def h264(video: Video, strength: float, rng: Rng) -> Video:
@@ -188,9 +202,16 @@ def encoded(video: Video, crf: int) -> Video:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in decoded.decode(video=0)]).astype(np.uint8)
 
 
+# Filters that make equal frames of equal frames: a still is put through them once, however long it is held.
+FRAME_BY_FRAME: frozenset[Filter] = frozenset({blur, darker, brighter, at_another_size, scaled_and_back, detail_lost})
+
+
 def recorded(puzzle: Puzzle, scene: Scene, states: States, filters: tuple[Filter, ...], rng: Rng) -> Video:
     """The states drawn, and then put through the filters one after the other."""
-    video = draw(puzzle, scene, states)
+    stills, order = distinct(states)
+    video = draw(puzzle, scene, stills)
     for filtering in filters:
+        if filtering not in FRAME_BY_FRAME and len(order):
+            video, order = video[order], order[:0]
         video = filtering(video, strength(puzzle, scene), rng)
-    return video
+    return video[order] if len(order) else video

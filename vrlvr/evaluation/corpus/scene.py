@@ -79,9 +79,14 @@ def timed(states: States, scene: Scene) -> States:
 
 def draw(puzzle: Puzzle, scene: Scene, states: States) -> Video:
     """The states (T, R, K) as a video; each distinct one is drawn once."""
-    distinct, order = np.unique(states.reshape(len(states), -1), axis=0, return_inverse=True)
-    stills = puzzles.render_states(puzzle, distinct.reshape(-1, *states.shape[1:]), scene.height, scene.width)
-    return stills[order.reshape(-1)]
+    stills, order = distinct(states)
+    return puzzles.render_states(puzzle, stills, scene.height, scene.width)[order]
+
+
+def distinct(states: States) -> tuple[States, NDArray[np.intp]]:
+    """The states without repetition, and which of them each frame shows (T,)."""
+    flat, order = np.unique(states.reshape(len(states), -1), axis=0, return_inverse=True)
+    return flat.reshape(-1, *states.shape[1:]), order.reshape(-1)
 
 
 def place(puzzle: Puzzle, scene: Scene) -> board.Layout:
