@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -22,6 +23,7 @@ from rich.text import Text
 
 from vrlvr.atomic_write import write_text
 from vrlvr.errors import UserError
+from vrlvr.evaluation.comparison import VBVR_COLUMNS
 from vrlvr.evaluation.entries import write_entries
 from vrlvr.evaluation.escaping import one_line
 from vrlvr.evaluation.model import open_run, wait_for
@@ -79,20 +81,8 @@ def evaluate_vbvr(
     evaluator = identity(evalkit)
     if model is not None:
         spec = specify(
-            model,
-            lora,
-            lora_2,
-            height,
-            width,
-            num_frames,
-            steps,
-            guidance,
-            negative_prompt,
-            shift,
-            dtype,
-            device,
-            offload,
-        )
+            model, lora, lora_2, height, width, num_frames, steps, guidance, negative_prompt, shift, dtype, device, offload
+        )  # fmt: skip
         open_run(out, settings_of(model, spec, seed))
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         generate(spec, samples[rank::size], out / "videos", seed, show=rank == 0)
@@ -112,22 +102,21 @@ def evaluate_vbvr(
         if len(handed[name].absent) == len(samples):
             raise UserError(f"{folder} has no video of the {len(samples)} samples; name them like {samples[0].name}")
         scores[name] = _evaluated(evalkit, evaluator, links, bench, samples, timeout_minutes, python)
+    states = {name: statuses(samples, handed[name].absent, found) for name, found in scores.items()}
+    lines = (outcome_lines(name, samples, states[name], found) for name, found in scores.items())
+    write_text(out / "outcomes.jsonl", "".join(lines))
     categories = categories_of(list(scores.values()))
     rows = [
         row_of(name, samples, found, categories, scoring_mode(evalkit, found.values()), evaluator)
         for name, found in scores.items()
     ]
     write_entries(out / "results.json", [dict(checked_vbvr_row(row, f"{out}: row {i}")) for i, row in enumerate(rows)])
-    states = {name: statuses(samples, handed[name].absent, found) for name, found in scores.items()}
-    lines = (outcome_lines(name, samples, states[name], found) for name, found in scores.items())
-    write_text(out / "outcomes.jsonl", "".join(lines))
     _print(rows)
     for state in ("missing", "undecodable", "not scored"):
         names = [sample.name for sample, found in zip(samples, states[system], strict=True) if found == state]
         _list(f"{state}, counted as 0", names)
     _list(
-        "of another aspect than their first frame, so the evaluator crops borders and stretches",
-        handed[system].stretched,
+        "of another aspect than the first frame, so the evaluator crops borders and stretches", handed[system].stretched
     )
 
 
@@ -143,13 +132,14 @@ def _evaluated(
     """The evaluator's scores, its former ones if neither it nor any file has changed since."""
     out, key = handed.parent, handed.parent / f"{handed.name}_inputs.json"
     files = [handed / sample.name for sample in samples] + [p for s in samples for p in sorted(s.folder.iterdir())]
-    inputs = {"evaluator": evaluator, "files": {str(path): _stamp(path) for path in files if path.exists()}}
+    stamps = {str(path.resolve()): _stamp(path) for path in files if path.exists()}
+    inputs = {"evaluator": evaluator, "files": stamps}
     results = out / f"{handed.name}_vbvr_results.json"
     if results.exists() and key.exists() and key.read_text(encoding="utf-8") == _as_json(inputs):
         return read_scores(results)
     key.unlink(missing_ok=True)
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
-        progress.add_task(f"the evaluator scores {handed.name}; what it says goes to {out / handed.name}.log")
+        progress.add_task(f"the evaluator scores {handed.name} (see {handed.name}.log)")
         scores = evaluate(evalkit, handed, bench, out, timeout_minutes, python)
     write_text(key, _as_json(inputs))
     return scores
@@ -165,21 +155,28 @@ def _as_json(inputs: Mapping[str, Any]) -> str:
 
 
 def _print(rows: Sequence[VbvrRow]) -> None:
-    """The rows beside the published ones, and how they were scored."""
+    """The rows beside the published ones, and how they were scored; 80 columns are enough."""
     first = rows[0]
-    whole = "" if first["num_videos"] == NUM_VIDEOS else f", only {first['num_videos']} of its {NUM_VIDEOS} videos"
-    table = Table(title=f"VBVR, out of domain, percent{whole}; 95 % interval", title_justify="left")
-    for name in ("system", "Avg", "95 %", *(category[:5] for category in CATEGORIES), "no score", "source"):
-        table.add_column(name, justify="left" if name in ("system", "source") else "right")
+    whole = "" if first["num_videos"] == NUM_VIDEOS else f"; only {first['num_videos']} of its {NUM_VIDEOS} videos"
+    table = Table(
+        title=f"VBVR, out of domain, percent; miss: without a score, 0{whole}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=0,
+    )
+    for name in ("system", *VBVR_COLUMNS, "95 %", "miss"):
+        table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
+    table.add_column("source", no_wrap=True)
     for row in (*rows, *published_vbvr_rows()):
         scores = [f"{row['categories'][name]:.1f}" if name in row["categories"] else "" for name in CATEGORIES]
         bounds = row["average_ci95"]
         interval = "" if bounds is None else f"{bounds[0]:.1f}-{bounds[1]:.1f}"
-        missing = str(row.get("num_missing", ""))
-        table.add_row(Text(one_line(row["system"])), f"{row['average']:.1f}", interval, *scores, missing, row["source"])
-    console = Console()
-    console.print(table)
-    console.print(Text(f"scoring: {first.get('scoring')}; evaluator: {first.get('evaluator')}"))
+        cells = [f"{row['average']:.1f}", *scores, interval, str(row.get("num_missing", "")), row["source"]]
+        table.add_row(Text(one_line(row["system"])), *cells, style="dim" if row["source"] == "published" else "")
+    Console().print(table)
+    print(f"scoring: {first.get('scoring')}; evaluator: {first.get('evaluator')}")
 
 
 def _list(what: str, names: Sequence[str]) -> None:
