@@ -304,6 +304,15 @@ def test_a_file_cut_off_by_the_service_itself_is_fetched_again(sora, data, tmp_p
     assert read_results(tmp_path / "out" / "results.json")[0]["num_undecodable"] == 0
 
 
+def test_a_file_that_is_broken_otherwise_every_time_is_left_to_the_next_run(sora, data, tmp_path, capsys):
+    sora.faults["download"] = [Fault(200, b"x" * size) for size in (1, 2, 3, 4)]
+    assert run(sora, data, tmp_path / "out", "--yes", "--parallel=1") == 2
+    assert "2 of 3 videos are there, 0 failed for good, 1 under way" in capsys.readouterr().err
+    assert run(sora, data, tmp_path / "out") == 0
+    assert (sora.counts["submit"], sora.counts["download"]) == (3, 7)
+    assert read_results(tmp_path / "out" / "results.json")[0]["success_rate"] == 100
+
+
 def test_a_file_that_is_always_the_same_nonsense_is_the_answer(sora, data, tmp_path):
     sora.faults["download"] = [Fault(200, b"no video at all")] * 2
     assert run(sora, data, tmp_path / "out", "--yes", "--parallel=1") == 0

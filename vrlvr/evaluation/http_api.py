@@ -128,6 +128,8 @@ class Api:
                 with path.open("wb") as file:
                     for chunk in self._chunks(response, max_bytes, timeout_s):
                         file.write(chunk)
+                    if not file.tell():
+                        raise Unclear(f"{self.host} sent an empty file")
                 return
         raise Refused(f"{self.host} redirects without end", 0, frozenset())
 

@@ -142,18 +142,22 @@ class Run:
     def _keep(self, item: Item, entry: Entry, job: Job) -> None:
         """Puts the video under its name once it is whole."""
         with replacing(self.path(item)) as partial:
-            self.patience.retry(lambda: self._get(job, partial), (Unsent, Busy, Unclear))
-            digest = _digest(partial)
-            for _ in range(DOWNLOADS - 1):
-                if self.decodes(partial):
-                    break
-                former = digest
-                self.patience.retry(lambda: self._get(job, partial), (Unsent, Busy, Unclear))
-                digest = _digest(partial)
-                if digest == former:  # it is what the service made: the scorer counts it as undecodable
-                    break
+            digest = self._whole(job, partial)
             size = partial.stat().st_size
         self.ledger.write(replace(entry, event="finished", note=f"{size} bytes, sha256 {digest}"))
+
+    def _whole(self, job: Job, path: Path) -> str:
+        """Writes a video that decodes, and gives its hash. One that comes twice the same is what the service made, readable or
+        not: the scorer counts it as undecodable. Raises Unclear if it comes otherwise every time.
+        """
+        former = ""
+        for _ in range(DOWNLOADS):
+            self.patience.retry(lambda: self._get(job, path), (Unsent, Busy, Unclear))
+            digest = _digest(path)
+            if self.decodes(path) or digest == former:
+                return digest
+            former = digest
+        raise Unclear(f"{self.service.api.host} sends another broken file every time")
 
     def _get(self, job: Job, path: Path) -> None:
         if job.video is not None:
