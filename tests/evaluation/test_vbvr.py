@@ -101,7 +101,7 @@ def test_missing_and_undecodable_videos_count_as_0(bench, evalkit, videos, tmp_p
     assert f"1 videos missing, counted as 0: {SPLIT}/{TASKS[1]}/00002.mp4" in shown
     assert f"1 videos undecodable, counted as 0: {SPLIT}/{TASKS[1]}/00001.mp4" in shown
     assert "only 6 of its 250 videos" in shown
-    assert "…" not in shown[shown.index("VBVR, out of domain") :], "80 columns are enough"
+    assert "…" not in shown[shown.index("VBVR-OOD, percent") :], "80 columns are enough"
     assert "frozen first frame" in shown
 
 

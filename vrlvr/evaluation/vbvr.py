@@ -159,7 +159,7 @@ def _print(rows: Sequence[VbvrRow]) -> None:
     first = rows[0]
     whole = "" if first["num_videos"] == NUM_VIDEOS else f"; only {first['num_videos']} of its {NUM_VIDEOS} videos"
     table = Table(
-        title=f"VBVR, out of domain, percent; miss: without a score, 0{whole}",
+        title=f"VBVR-OOD, percent; miss: without a score, 0{whole}",
         title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,
