@@ -169,6 +169,14 @@ def test_the_same_rows_from_two_files_are_one(tmp_path: Path, capsys: pytest.Cap
     assert "measured more than once" in text
 
 
+def test_a_huge_file_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    assert main(["table", str(path)]) == 2
+    assert "larger than 67108864 bytes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -12,6 +12,9 @@ Check = Callable[[Any], bool]
 Schema = Mapping[str, tuple[str, Check]]  # field -> the constraint in words, and its test
 
 
+_MAX_BYTES = 64 * 1024**2
+
+
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -73,10 +76,19 @@ def checked(entry: Any, schema: Schema, where: str, optional: Schema | None = No
     return entry
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of at most 64 MiB. Raises OSError, ValueError or RecursionError."""
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
+    return json.loads(content.decode("utf-8"))
+
+
 def read_entries(path: Path) -> list[Any]:
     """The list that a JSON file holds. Raises UserError if it is missing, no JSON or no list."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); run `vrlvr eval` first") from error
     except (ValueError, RecursionError) as error:

@@ -1,13 +1,12 @@
 """`vrlvr table`: results.json files beside the published rows."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from vrlvr.atomic_write import write_text
 from vrlvr.evaluation.comparison import NAMES, Entry, Name, build, entries_of
-from vrlvr.evaluation.entries import read_entries
+from vrlvr.evaluation.entries import read_entries, read_json
 from vrlvr.evaluation.formats import to_csv, to_html, to_latex, to_markdown
 from vrlvr.evaluation.metrics import Row
 from vrlvr.evaluation.tables import checked_row
@@ -65,7 +64,7 @@ def read_all(paths: Sequence[Path]) -> tuple[list[Row], list[VbvrRow]]:
 def _date_of_run(folder: Path) -> str | None:
     """The day in the run.json that a training run writes beside its results, whose rows have none."""
     try:
-        date = json.loads((folder / "run.json").read_text(encoding="utf-8"))["date"]
+        date = read_json(folder / "run.json")["date"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return date if isinstance(date, str) else None

@@ -158,8 +158,9 @@ def _sources(folder: Path) -> Iterable[Path]:
 def _commit(evalkit: Path) -> str | None:
     """The checked out commit, if the folder is the top of a checkout."""
     command = ["git", "-C", str(evalkit), "rev-parse", "--show-toplevel", "HEAD"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of a hook, say
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, env=environment)
         top, commit = result.stdout.split("\n")[:2]
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
