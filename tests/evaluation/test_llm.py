@@ -191,6 +191,15 @@ def test_a_refusal_for_content_is_an_answer_without_moves(chat, data, tmp_path):
     assert (row["success_rate"], row["num_undecodable"], row["num_missing"]) == (75, 1, 0)
 
 
+def test_answers_that_were_cut_off_are_told(chat, data, tmp_path, capsys):
+    choice = {"message": {"role": "assistant", "content": None}, "finish_reason": "length"}
+    chat.faults["answer"] = [Fault(200, {"choices": [choice]})]
+    assert run(chat, data, tmp_path / "out", "--parallel=1") == 0
+    assert "1 answers were cut off at the limit of tokens" in capsys.readouterr().out
+    outcome = json.loads((tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()[0])
+    assert (outcome["status"], outcome["note"]) == ("undecodable", "no moves can be read; the answer ended by: length")
+
+
 def test_other_tasks_are_refused(chat, data, tmp_path, capsys):
     assert run(chat, data, tmp_path / "out", "--tasks=maze,sokoban") == 2
     assert "tasks=maze,sokoban cannot be asked of a language model, only maze can" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +388,25 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(sora, data, tmp_path, capsys):
     sora.looks = 0
     assert run(sora, data, tmp_path / "out", "--yes") == 0
     assert sora.counts["submit"] == len(sora.jobs) == 3
+
+
+def test_a_second_ctrl_c_does_not_wait_for_calls_under_way(sora, data, items, tmp_path, capsys):
+    main, released = threading.main_thread().ident, threading.Event()
+
+    def interrupt_twice() -> None:
+        signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.5)
+        signal.pthread_kill(main, signal.SIGINT)
+        released.wait(20)
+
+    sora.faults["submit"] = [interrupt_twice]
+    try:
+        assert run(sora, data, tmp_path / "out", "--yes", "--parallel=1") == 2
+        assert not released.is_set()
+    finally:
+        released.set()
+    assert f"1 unknown ({items[0].id})" in capsys.readouterr().err
+    assert sora.counts["submit"] == 1
 
 
 def test_another_request_does_not_pass_for_this_one(sora, data, tmp_path, capsys):

@@ -82,6 +82,8 @@ def evaluate_llm(
         given = ask(api, sent, input, items, ids, out / "answers.jsonl", parallel, Patience())
     name = system or (f"{model} ({input})" if model else answers.stem if answers else "")
     rows = score(name, items, given, out)
+    if cut := sum(given[item.id].finish_reason == "length" for item in items if item.id in given):
+        print(f"{cut} answers were cut off at the limit of tokens; more by --max_completion_tokens, and another --out")
     print_table(rows)
 
 

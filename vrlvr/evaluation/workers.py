@@ -1,7 +1,8 @@
 """Many slow calls side by side, with a progress bar, ended by the first error or a Ctrl-C."""
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,29 +17,43 @@ def work_through(
 ) -> None:
     """work(task) for every task, `parallel` at a time in threads.
 
-    The first exception, KeyboardInterrupt included, is raised again after `patience` was stopped and the calls under way
-    have ended: what they were answered is then known, and paid for only once.
+    The first exception, KeyboardInterrupt included, ends all: nothing new is begun, and it is raised again once the calls under
+    way have ended, as what they bring is paid for. A second Ctrl-C does not wait for them.
     """
+    todo: SimpleQueue[Task] = SimpleQueue()
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+    for task in tasks:
+        todo.put(task)
 
-    def begin(task: Task) -> None:
-        if patience.is_stopped():
-            raise Stopped
-        try:
-            work(task)
-        except BaseException:
-            patience.stop()  # here, lest another call is begun before the main thread knows
-            raise
+    def serve() -> None:
+        while not patience.is_stopped():
+            try:
+                work(todo.get_nowait())
+                ended.put(None)
+            except Empty:
+                return
+            except BaseException as error:
+                patience.stop()
+                ended.put(error)
 
+    # Daemons, unlike an executor's threads, do not keep a process that is told to end.
+    threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(parallel, len(tasks)))]
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress, ThreadPoolExecutor(parallel) as pool:
+    with Progress(*columns) as progress:
         bar = progress.add_task(title, total=len(tasks))
         try:
-            futures = [pool.submit(begin, task) for task in tasks]
-            for future in as_completed(futures):
-                if not isinstance(error := future.exception(), Stopped | None):
+            for thread in threads:
+                thread.start()
+            for _ in tasks:
+                if not isinstance(error := ended.get(), Stopped | None):
                     raise error
                 progress.advance(bar)
         except BaseException:
             patience.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
+            under_way = sum(thread.is_alive() for thread in threads)
+            if under_way:
+                progress.console.print(f"ending, after {under_way} calls under way (Ctrl-C again: without them)")
+            for thread in threads:
+                if thread.ident is not None:  # else it was not started
+                    thread.join()
             raise
