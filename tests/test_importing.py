@@ -32,7 +32,7 @@ SOKOBAN += "; 3\n##########\n#@$     .#\n##########\n"
 def test_an_import_is_a_data_set_whose_videos_are_solved(tmp_path, capsys, format, file, task, count):
     out = tmp_path / "data"
     assert (
-        main(["import", str(ASSETS / file), "--format", format, "--out", str(out), "--skip", "true", *options()]) == 0
+        main(["import", str(ASSETS / file), "--format", format, "--out", str(out), "--skip", *options()]) == 0
     )
     items = read_items(out)
     assert [item.id for item in items] == [f"{task}-{index:05d}" for index in range(count)]
@@ -84,7 +84,7 @@ def test_flow_paths_grow_as_fast_as_the_frames_ask(tmp_path):
 
 def test_levels_that_cannot_be_used_are_named_and_left_out_on_demand(tmp_path, capsys):
     path = write(tmp_path, SOKOBAN)
-    with pytest.raises(UserError, match=r"levels.txt:10: the level has no solution.+--skip true") as error:
+    with pytest.raises(UserError, match=r"levels.txt:10: the level has no solution.+--skip") as error:
         import_puzzles([path], tmp_path / "out", "boxoban", 48, 80, 5)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()

@@ -99,7 +99,7 @@ def _import(arguments: Sequence[str]) -> int:
     parser = ArgumentParser(prog="vrlvr import", exit_on_error=False)
     parser.add_argument("files", type=Path, nargs="+", help="text files of levels, or folders of them")
     parser.add_function_arguments(import_puzzles, skip={"files"})
-    import_puzzles(**_parsed(parser, arguments).as_dict())
+    import_puzzles(**_parsed(parser, _with_true(arguments, inspect.signature(import_puzzles))).as_dict())
     return 0
 
 

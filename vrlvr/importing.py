@@ -71,7 +71,7 @@ def import_puzzles(
         except ValueError as error:
             told = f"{source.name}: {error}"
             if not skip:
-                raise UserError(f"{told}; mend it, or leave such levels out with --skip true") from error
+                raise UserError(f"{told}; mend it, or leave such levels out with --skip") from error
             print(f"left out {told}")
             left_out.append(told)
             continue
