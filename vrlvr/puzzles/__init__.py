@@ -17,6 +17,7 @@ Each puzzle is a room (a package) with the same files and the same names, so tha
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,16 @@ def render_states(puzzle: Puzzle, states: NDArray[np.integer], height: int, widt
     return board.render(states, room_of(puzzle).LOOKS, height, width)
 
 
+@lru_cache(maxsize=4096)
+def _start(puzzle: Puzzle) -> NDArray[np.int8]:
+    """The labels of a puzzle's first frame (R, K)."""
+    return room_of(puzzle).states(puzzle, puzzle.solution)[0]
+
+
 def verify(puzzle: Puzzle, video: NDArray[np.uint8]) -> Verdict:
     """Judges video_TYXC (uint8 RGB) of any size that the board fits, by the puzzle's own state and rules."""
     room = room_of(puzzle)
-    labels, rmse = board.read(video, room.LOOKS, puzzle.rows, puzzle.cols)
+    labels, rmse = board.read(video, room.LOOKS, puzzle.rows, puzzle.cols, start=_start(puzzle))
     return room.judge(puzzle, labels, rmse)
 
 
@@ -88,7 +95,8 @@ def verify_many(
         kinds.setdefault((puzzle.task, puzzle.rows, puzzle.cols), []).append(i)
     verdicts: dict[int, Verdict] = {}
     for (task, rows, cols), indices in kinds.items():
-        labels, rmse = board.read(videos[indices], ROOMS[task].LOOKS, rows, cols, size)
+        starts = np.stack([_start(puzzles[i]) for i in indices])
+        labels, rmse = board.read(videos[indices], ROOMS[task].LOOKS, rows, cols, size, starts)
         for j, i in enumerate(indices):
             verdicts[i] = ROOMS[task].judge(puzzles[i], labels[j], rmse[j])
     return [verdicts[i] for i in range(len(puzzles))]

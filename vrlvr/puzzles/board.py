@@ -1,4 +1,4 @@
-"""From board states to pixels and back: the only file of the puzzles that touches a pixel.
+"""From board states to pixels and back: with `areas.py`, all of the puzzles that touches a pixel.
 
 Every cell of every puzzle is drawn in two tones: a *rim* (the ground: floor, wall, goal, endpoint) and a *core* (a disc on
 it: agent, box, colour). A cell's look is therefore a point in six dimensions whatever its size in pixels, which is what lets
@@ -14,6 +14,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from vrlvr.puzzles.areas import area_means
+from vrlvr.puzzles.calibration import calibrate
+
 MIN_CELL_PX = 4
 BACKGROUND = (20, 20, 26)
 # A cell farther than this from every legal look (root mean square over its samples, in levels of 255) is unreadable.
@@ -22,6 +25,8 @@ UNREADABLE = -1
 
 _EXACT_CELL_PX = 8  # up to this size the reader uses every pixel; above it, a lattice that avoids the edges
 _LATTICE = 8
+_EDGE_PERCENT = 7  # of a cell's side: so near to the edge of the core, compression and resizing mix the two tones
+_AREA_CELL_PX = 16  # from this size on, means are taken over all pixels
 
 
 @dataclass(frozen=True)
@@ -94,24 +99,67 @@ def _samples(cell: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         rim = ~core
     else:
         offsets = (2 * np.arange(_LATTICE) + 1) * cell // (2 * _LATTICE)
-        core = _disc(cell, offsets, -7)  # keep off the edge, where compression and resizing mix the two tones
-        rim = ~_disc(cell, offsets, 7)
+        core = _disc(cell, offsets, -_EDGE_PERCENT)
+        rim = ~_disc(cell, offsets, _EDGE_PERCENT)
     weights = np.stack([rim / rim.sum(), core / core.sum()]).astype(np.float32)
     return offsets, weights
 
 
 def read(
-    video: NDArray[np.uint8], looks: NDArray[np.uint8], rows: int, cols: int, size: tuple[int, int] | None = None
+    video: NDArray[np.uint8],
+    looks: NDArray[np.uint8],
+    rows: int,
+    cols: int,
+    size: tuple[int, int] | None = None,
+    start: NDArray[np.integer] | None = None,
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
     """Reads board states off pixels.
 
     video: uint8 (..., Y, X, 3) with any leading dimensions. looks: uint8 (labels, 2, 3). size: height and width of the frame
     in which the board was laid out, if the video was scaled since; each sample is then the pixel that covers its place.
+    start: labels (..., R, K) that frame 0 of each video (..., T, Y, X, 3) must show; its colours are then calibrated by that
+    frame, see `calibrate`.
     Returns labels int16 (..., R, K), the nearest look or UNREADABLE, and rmse float32 (..., R, K), the root mean square
-    distance in levels between the cell's samples and that look, its rim and its core counting alike.
+    distance in levels between the cell's pixels and that look, its rim and its core counting alike.
     """
-    *lead, height, width, _ = video.shape
-    place = layout(rows, cols, *(size or (height, width)))
+    lead, place = video.shape[:-3], layout(rows, cols, *(size or video.shape[-3:-1]))
+    means, power = _tones(video, place)
+    labels, rmse = _nearest(means, power, looks.reshape(len(looks), 6).astype(np.float32))
+    if start is not None:
+        per_video = lead[-1] * rows * cols
+        for at, first in enumerate(start.reshape(-1, rows * cols)):
+            mine = slice(at * per_video, (at + 1) * per_video)
+            seen, drawn = means[mine][: rows * cols].reshape(-1, 3), looks[first].reshape(-1, 3)
+            if (colours := calibrate(seen, drawn)) is not None:
+                mapped = np.clip(looks * colours.gain + colours.offset, 0, 255).astype(np.float32)
+                labels[mine], rmse[mine] = _nearest(means[mine], power[mine], mapped.reshape(len(looks), 6))
+    return labels.reshape(*lead, rows, cols), rmse.reshape(*lead, rows, cols)
+
+
+def _tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of each cell: mean colours of its rim and its core, (N, 6), and the mean over both of |pixel|^2, (N,).
+
+    All pixels count for the means of cells of 16 pixels or more; smaller ones have a lattice point on every second pixel
+    or more. How much pixels vary about the means is always told by the lattice.
+    """
+    height, width = video.shape[-3:-1]
+    means, power = _sampled_tones(video, place)
+    tops, lefts = (
+        start + place.cell * np.arange(count) for start, count in ((place.top, place.rows), (place.left, place.cols))
+    )
+    cell_y, cell_x = place.cell * height // place.height, place.cell * width // place.width
+    if min(cell_y, cell_x) >= _AREA_CELL_PX:
+        tops, lefts = tops * height // place.height, lefts * width // place.width
+        areas = area_means(video, tops, lefts, cell_y, cell_x, _EDGE_PERCENT / 100).reshape(-1, 6)
+        power += (np.square(areas) - np.square(means)).sum(1) / 2
+        means = areas
+    return means, power
+
+
+def _sampled_tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """`_tones` by the lattice alone."""
+    *_, height, width, _ = video.shape
+    rows, cols = place.rows, place.cols
     offsets, weights = _samples(place.cell)
     n = len(offsets)
     ys = (place.top + place.cell * np.arange(rows)[:, None] + offsets).ravel()
@@ -126,17 +174,20 @@ def read(
         sampled.reshape(-1, rows, n, cols, n, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, n * n, 3).astype(np.float32)
     )
     tone = weights.reshape(2, -1)
-    means = np.matmul(tone, cells)  # (cells, 2, 3)
-    power = np.einsum("pns,s->pn", np.square(cells), np.full(3, 1.0, np.float32)) @ tone.mean(0)  # mean |pixel|^2
-    flat_looks = looks.reshape(len(looks), 6).astype(np.float32)
-    cross = means.reshape(-1, 6) @ flat_looks.T
-    square = np.square(flat_looks).sum(1)
-    distance = power[:, None] - cross + square[None, :] / 2  # mean over rim and core of |pixel - look|^2
+    means = np.matmul(tone, cells).reshape(-1, 6)
+    power = np.einsum("pns,s->pn", np.square(cells), np.full(3, 1.0, np.float32)) @ tone.mean(0)
+    return means, power
+
+
+def _nearest(
+    means: NDArray[np.float32], power: NDArray[np.float32], looks: NDArray[np.float32]
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Label and rmse of each cell, (N,), from its `_tones`. looks: (labels, 6)."""
+    # Mean over rim and core of |pixel - look|^2.
+    distance = power[:, None] - means @ looks.T + np.square(looks).sum(1)[None, :] / 2
     nearest = distance.argmin(1)
-    rmse = np.sqrt(np.maximum(distance[np.arange(len(nearest)), nearest], 0) / 3)
-    labels = np.where(rmse <= MAX_CELL_RMSE, nearest, UNREADABLE).astype(np.int16)
-    shape = (*lead, rows, cols)
-    return labels.reshape(shape), rmse.astype(np.float32).reshape(shape)
+    rmse = np.sqrt(np.maximum(distance[np.arange(len(nearest)), nearest], 0) / 3).astype(np.float32)
+    return np.where(rmse <= MAX_CELL_RMSE, nearest, UNREADABLE).astype(np.int16), rmse
 
 
 def hold(states: NDArray[np.integer], num_frames: int, frames_per_move: int) -> NDArray[np.integer]:
