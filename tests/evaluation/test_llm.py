@@ -176,6 +176,7 @@ def test_the_key_is_sent_where_it_belongs_and_never_shown(chat, data, tmp_path, 
         ("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY is not set"),
         ("https://example.com/v1", "may be sent which key? name its environment variable by --key_variable"),
         ("http://example.com/v1", "--key_variable"),
+        ("https://[bad", "--key_variable"),
     ],
 )
 def test_no_key_goes_to_a_service_that_it_is_not_for(data, tmp_path, capsys, base_url, words):

@@ -194,7 +194,10 @@ def _credentials(
     base_url: str, variable: str | None, environment: Mapping[str, str]
 ) -> tuple[Callable[[], Mapping[str, str]], tuple[str, ...]]:
     """The headers with the key for base_url, and the keys that must not be shown."""
-    host = urlsplit(base_url).hostname or ""
+    try:
+        host = urlsplit(base_url).hostname or ""
+    except ValueError:  # which Api refuses
+        host = ""
     variable = variable or _KEYS.get(host)
     if variable is None and host in _LOCAL:
         return dict, ()
