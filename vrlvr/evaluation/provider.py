@@ -86,7 +86,7 @@ def evaluate_provider(
         to_fetch, to_submit = plan(run, items, resubmit_unknown, resubmit_failed, max_spend_videos)
         if to_submit and not yes:
             raise UserError(
-                f"{len(to_submit)} videos of {service.model} would be asked for, each a billed call; add --yes to do so, or "
+                f"{len(to_submit)} videos of {service.model} would be asked for, each a billed call; add --yes to do so, with "
                 "--max_spend_videos N for at most N of them (0: only fetch what was asked for before)"
             )
         todo = [*((item, run.fetch) for item in to_fetch), *((item, run.submit) for item in to_submit)]
