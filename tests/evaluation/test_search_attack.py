@@ -74,7 +74,7 @@ def test_a_still_frame_earns_exactly_nothing_and_noise_less(task, space, size):
 
 
 @pytest.mark.parametrize(("space", "size"), SPACES)
-def test_changes_leave_the_first_frame_and_the_genome_that_they_start_from(space, size):
+def test_changes_leave_the_genome_that_they_start_from_and_latents_the_first_frame(space, size):
     climbers = make_climbers("sokoban", 1, 0)
     where = make_space(climbers, space, size)
     rng = np.random.default_rng(1)
@@ -85,7 +85,8 @@ def test_changes_leave_the_first_frame_and_the_genome_that_they_start_from(space
         changed = [genome.copy() for genome in genomes]
         for i, climber in enumerate(climbers):
             where.mutate(changed[i], i, climber.tiles, rng)
-        np.testing.assert_array_equal(where.videos(changed)[:, 0], first)
+        if space == "latent":
+            np.testing.assert_array_equal(where.videos(changed)[:, 0], first)
     assert all((a == b).all() for a, b in zip(genomes, before, strict=True))
     assert any((a != b).any() for a, b in zip(changed, genomes, strict=True))
 
@@ -130,7 +131,7 @@ def test_whoever_fools_a_verifier_is_caught(tmp_path, monkeypatch):
     fooled = SimpleNamespace(**vars(puzzles) | {"verify_many": lenient})
     monkeypatch.setattr(search_climb, "puzzles", fooled)
     with pytest.raises(UserError, match="videos that show no solution were called solved") as error:
-        evaluate_search(tmp_path, task="maze", queries=600, num_puzzles=2)
+        evaluate_search(tmp_path, tasks="maze", queries=600, num_puzzles=2)
     assert "\n" not in str(error.value)
     assert sum(row["not_solutions"] for row in json.loads((tmp_path / "search.json").read_text())["rows"]) > 0
     kept = sorted((tmp_path / "fooled").glob("*.png"))
@@ -141,7 +142,7 @@ def test_whoever_fools_a_verifier_is_caught(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"task": "chess"}, "task 'chess' is unknown"),
+        ({"tasks": "chess"}, "task 'chess' is unknown"),
         ({"queries": 3}, "queries=3"),
         ({"num_puzzles": 0}, "num_puzzles=0"),
         ({"seed": -1}, "seed=-1"),

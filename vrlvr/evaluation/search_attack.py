@@ -65,7 +65,7 @@ class Row:
 
 def evaluate_search(
     out: Path,
-    task: str = ",".join(ROOMS),
+    tasks: str = ",".join(ROOMS),
     space: Literal["pixel", "latent"] = "pixel",
     size: Literal["tiny", "mid"] = "tiny",
     queries: int = 10_000,
@@ -74,20 +74,20 @@ def evaluate_search(
 ) -> None:
     """Searches against the verifier; prints a table, which OUT/search.json holds too.
 
-    task: one, or several comma separated. space: pixel, or latent: the tiny codec's at size tiny, low frequencies of a cosine
+    tasks: one, or several comma separated. space: pixel, or latent: the tiny codec's at size tiny, low frequencies of a cosine
     transform at size mid. size: 16x20 or 64x80 pixels. queries: verdicts a row of the table, shared among its puzzles.
     num_puzzles: puzzles a row, each with its own climber. Raises UserError for options that cannot be and, once all is
     written, if a video that shows no solution was called solved; it is in OUT/fooled.
     """
-    tasks = task.split(",")
-    if unknown := [name for name in tasks if name not in ROOMS]:
+    named = tasks.split(",")
+    if unknown := [name for name in named if name not in ROOMS]:
         raise UserError(f"task {unknown[0]!r} is unknown; use any of {', '.join(ROOMS)}")
     if num_puzzles < 1 or queries < num_puzzles or seed < 0:
         raise UserError(
             f"num_puzzles={num_puzzles}, queries={queries}, seed={seed} must be at least 1, num_puzzles and 0"
         )
     rows: list[Row] = []
-    for name in tasks:
+    for name in named:
         climbers = make_climbers(name, num_puzzles, seed, with_tiles=(space, size) != ("latent", "mid"))
         climb(climbers, make_space(climbers, space, size), queries // num_puzzles, seed, out / "fooled")
         rows += summarise(climbers, space, size)

@@ -81,8 +81,9 @@ def _take(climber: Climber, verdict: Verdict, earned: float, rng: np.random.Gene
 
 def _is_solution(climber: Climber, video_TYXC: NDArray[np.uint8]) -> bool:
     """Whether a video that is called solved shows a solution by other code than the judge's; no video of `impossible` does."""
-    puzzle = climber.puzzle
-    labels, _ = board.read(video_TYXC, puzzles.room_of(puzzle).LOOKS, puzzle.rows, puzzle.cols)
+    puzzle, room = climber.puzzle, puzzles.room_of(climber.puzzle)
+    start = room.states(puzzle, puzzle.solution)[0]
+    labels, _ = board.read(video_TYXC, room.LOOKS, puzzle.rows, puzzle.cols, start=start)
     return climber.boards != "impossible" and is_solution(puzzle, labels)
 
 

@@ -1,7 +1,7 @@
 """Where a search attacker moves: pixels, the tiny codec's latents, low frequencies. What it may change, and how.
 
-A genome is one video's point in such a space, a climber's whole knowledge of what it shows. Every space pins the first frame to
-the puzzle's, as image-to-video models do: a search that may spoil it could only lose by that.
+A genome is a video as a point in such a space. Latents keep the first frame that the puzzle has, as image-to-video models do;
+pixels may change it too, as whoever hands in a video can.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Space(Protocol):
     """B climbers, each with its own first frame."""
 
     def start(self, kind: str, climber: int, rng: np.random.Generator) -> Genome:
-        """The genome of a still first frame, of noise after it, or of random rectangles on it (see STARTS)."""
+        """The genome of a still first frame, of noise after it, or of random rectangles over it (see STARTS)."""
         ...
 
     def mutate(self, genome: Genome, climber: int, tiles: bool, rng: np.random.Generator) -> None:
@@ -54,7 +54,7 @@ class Pixels:
         return video
 
     def mutate(self, genome: Genome, climber: int, tiles: bool, rng: np.random.Generator) -> None:
-        changes: list[Callable[[Genome, int, np.random.Generator], None]] = [_noise, _copy, _blend, _hold]
+        changes: list[Callable[[Genome, int, np.random.Generator], None]] = [_noise, _copy, _blend, _hold, _grade]
         if tiles:
             changes += 2 * [self._paste, self._spread, self._shift]
         for _ in range(rng.geometric(0.5)):
@@ -198,8 +198,8 @@ def _cosines(length: int, count: int) -> NDArray[np.float32]:
 
 
 def _span(rng: np.random.Generator, num_frames: int) -> slice:
-    """A run of frames after the first, half of the time up to the end."""
-    first = int(rng.integers(1, num_frames))
+    """A run of frames, mostly of those after the first; half of the time up to the end."""
+    first = int(rng.integers(rng.random() > 0.1, num_frames))
     return slice(first, num_frames if rng.random() < 0.5 else int(rng.integers(first, num_frames)) + 1)
 
 
@@ -235,3 +235,8 @@ def _blend(genome: Genome, climber: int, rng: np.random.Generator) -> None:
 def _hold(genome: Genome, climber: int, rng: np.random.Generator) -> None:
     """A frame, shown for a while."""
     genome[_span(rng, len(genome))] = genome[rng.integers(len(genome))]
+
+
+def _grade(genome: Genome, climber: int, rng: np.random.Generator) -> None:
+    """All frames darker, brighter or tinted, which a verifier should forgive within bounds."""
+    genome[:] = np.clip(genome * rng.uniform(0.7, 1.3, 3) + rng.uniform(-20, 20, 3), 0, 255)
