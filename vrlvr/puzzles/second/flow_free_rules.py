@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS, Puzzle
 from vrlvr.puzzles.flow_free.render import EMPTY, LOOKS, endpoint_label, path_label
-from vrlvr.puzzles.second.reading import UNCLEAR, game_of
+from vrlvr.puzzles.second.palette import game_of
+from vrlvr.puzzles.second.reading import UNCLEAR
 from vrlvr.puzzles.second.verdict import (
     ILLEGAL_MOVE,
     IMPOSSIBLE_BOARD,

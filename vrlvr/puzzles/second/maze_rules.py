@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from vrlvr.puzzles.maze.puzzle import Puzzle
 from vrlvr.puzzles.maze.render import AGENT, AGENT_ON_GOAL, FLOOR, GOAL, LOOKS, WALL
-from vrlvr.puzzles.second.reading import game_of
+from vrlvr.puzzles.second.palette import game_of
 from vrlvr.puzzles.second.verdict import NOT_SOLVED, SecondVerdict, broken_by
 
 GAME = game_of(LOOKS, [(FLOOR, AGENT), (GOAL, AGENT_ON_GOAL)])

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from vrlvr.puzzles.second.reading import game_of
+from vrlvr.puzzles.second.palette import game_of
 from vrlvr.puzzles.second.verdict import NOT_SOLVED, SecondVerdict, broken_by
 from vrlvr.puzzles.sokoban.puzzle import Puzzle
 from vrlvr.puzzles.sokoban.render import AGENT, AGENT_ON_TARGET, BOX, BOX_ON_TARGET, FLOOR, LOOKS, TARGET, WALL
