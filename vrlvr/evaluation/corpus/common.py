@@ -15,6 +15,7 @@ from vrlvr.evaluation.corpus.scene import (
     another,
     board_box,
     cell_box,
+    distinct,
     draw,
     place,
     plan,
@@ -219,13 +220,21 @@ def _ends(puzzle: Puzzle, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return first, last
 
 
+def faded(first: Video, last: Video, shares: np.ndarray) -> Video:
+    """Frame by frame (T, Y, X, 3): first + share * (last - first), for shares (T,); either may be a single frame."""
+    frames = np.broadcast_arrays(first, last, np.empty((len(shares), 1, 1, 1)))[:2]
+    out = np.empty(frames[0].shape, np.uint8)
+    for at, share in enumerate(shares.astype(np.float32)):
+        before = frames[0][at].astype(np.float32)
+        out[at] = before + share * (frames[1][at] - before) + np.float32(0.5)
+    return out
+
+
 def crossfade(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
     """A slow fade from the first to the solved frame."""
     first, last = _ends(puzzle, scene)
-    share = np.minimum(1, np.arange(scene.num_frames) / (scene.num_frames - 1 - rng.integers(0, 2)))[
-        :, None, None, None
-    ]
-    return (first + share.astype(np.float32) * (last.astype(np.float32) - first)).round().astype(np.uint8)
+    shares = np.arange(scene.num_frames) / (scene.num_frames - 1 - rng.integers(0, 2))
+    return faded(first, last, np.minimum(1, shares))
 
 
 def checkerboard_flicker(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
@@ -240,10 +249,15 @@ def checkerboard_flicker(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
 
 
 def ghost(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
-    """The solution at a third of its opacity over the frozen first frame."""
-    video = draw(puzzle, scene, solution(puzzle, scene)).astype(np.float32)
-    video += (video[:1] - video) * np.float32(rng.uniform(0.6, 0.75))
-    return video.round().astype(np.uint8)
+    """The solution at 25 to 40 % of its opacity over the frozen first frame."""
+    return faint(puzzle, scene, solution(puzzle, scene), rng.uniform(0.25, 0.4))
+
+
+def faint(puzzle: Puzzle, scene: Scene, states: States, opacity: float) -> Video:
+    """States (T, R, K) at some opacity over the puzzle's first frame."""
+    stills, order = distinct(states)
+    drawn = draw(puzzle, scene, stills)
+    return faded(draw(puzzle, scene, plan(puzzle)[:1]), drawn, np.full(len(drawn), opacity))[order]
 
 
 def dots(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vrlvr.evaluation.corpus.common import Rng, StateAttack, solution
+from vrlvr.evaluation.corpus.common import Rng, StateAttack, faint, solution
 from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, cell_box, draw, plan, timed
 from vrlvr.puzzles.flow_free import LOOKS, Puzzle
 from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS
@@ -243,10 +243,8 @@ def small_discs(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
 
 
 def faint_paths(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
-    """Paths at 25 to 45 % of their opacity."""
-    first = draw(puzzle, scene, plan(puzzle)[:1]).astype(np.float32)
-    video = draw(puzzle, scene, solution(puzzle, scene))
-    return (first + np.float32(rng.uniform(0.25, 0.45)) * (video - first)).round().astype(np.uint8)
+    """Paths at 40 to 45 % of their opacity."""
+    return faint(puzzle, scene, solution(puzzle, scene), rng.uniform(0.4, 0.45))
 
 
 STATES: tuple[StateAttack, ...] = (

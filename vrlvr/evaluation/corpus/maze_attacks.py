@@ -3,7 +3,7 @@
 import numpy as np
 
 from vrlvr.evaluation.corpus import walkers
-from vrlvr.evaluation.corpus.common import Rng, StateAttack
+from vrlvr.evaluation.corpus.common import Rng, StateAttack, faded
 from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, draw
 from vrlvr.evaluation.corpus.walkers import FLOOR, GOAL, WALL, Thing, beeline, fitted, labelled, path_of, with_ground
 from vrlvr.puzzles.grid import around
@@ -136,15 +136,16 @@ def slides_through_walls(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
     return walkers.discs(puzzle, scene, video, centres, walkers.AGENT_COLOUR.tolist(), 35)
 
 
-def walls_as_grey_floor(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
+def walls_fade(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
     """Walls fade to floor and the agent walks straight over them, in the end they are back."""
-    states = through_walls_straight(puzzle, scene, rng)
-    video = draw(puzzle, scene, states).astype(np.float32)
-    wall, floor = (walkers.maze.LOOKS[label, 0].astype(np.float32) for label in (WALL, FLOOR))
-    share = np.sin(np.linspace(0, np.pi, scene.num_frames, dtype=np.float32))
-    for frame, amount in zip(video, share, strict=True):
-        frame[(frame == wall).all(-1)] = wall + amount * (floor - wall)
-    return video.round().astype(np.uint8)
+    ground = np.frombuffer(puzzle.ground, np.int8)
+    walk = [(cell,) for cell in _over_a_wall(puzzle, rng, puzzle.start)]
+    bare = np.where(ground == WALL, FLOOR, ground).astype(np.int8)
+    walled, free = (
+        draw(puzzle, scene, fitted(labelled(puzzle, (Thing(floor, cell) for cell in walk)), scene))
+        for floor in (ground, bare)
+    )
+    return faded(walled, free, np.sin(np.linspace(0, np.pi, scene.num_frames)))
 
 
 STATES: tuple[StateAttack, ...] = (
@@ -161,4 +162,4 @@ STATES: tuple[StateAttack, ...] = (
     diagonal_moves,
     around_the_edge,
 )
-PIXELS: tuple[Maker, ...] = (*walkers.PIXELS, slides_through_walls, walls_as_grey_floor)
+PIXELS: tuple[Maker, ...] = (*walkers.PIXELS, slides_through_walls, walls_fade)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vrlvr.evaluation.corpus.common import Rng, StateAttack, solution
+from vrlvr.evaluation.corpus.common import Rng, StateAttack, faded, solution
 from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, cell_box, draw, place
 from vrlvr.puzzles import board, maze, sokoban
 
@@ -233,11 +233,10 @@ def agent_fades_through_walls(puzzle: Walked, scene: Scene, rng: Rng) -> Video:
     """The agent fades slowly from an early cell to where the plan ends; boxes too."""
     states = solution(puzzle, scene)
     two = int(rng.integers(0, max(1, len(path_of(puzzle)) - 2)))
-    ends = draw(puzzle, scene, labelled(puzzle, [path_of(puzzle)[two], path_of(puzzle)[-1]])).astype(np.float32)
-    video = draw(puzzle, scene, states)
+    before, after = draw(puzzle, scene, labelled(puzzle, [path_of(puzzle)[two], path_of(puzzle)[-1]]))
     first = int((states == labelled(puzzle, [path_of(puzzle)[two]])).all((1, 2)).argmax())
-    share = np.linspace(0, 1, scene.num_frames - first, dtype=np.float32)[:, None, None, None]
-    video[first:] = (ends[0] + share * (ends[1] - ends[0])).round().astype(np.uint8)
+    video = draw(puzzle, scene, states)
+    video[first:] = faded(before, after, np.linspace(0, 1, scene.num_frames - first))
     return video
 
 
