@@ -16,7 +16,7 @@ from vrlvr.puzzles.second.palette import GAINS, Game, Palette, palette_of
 
 UNCLEAR = -1
 
-_WON = 0.55  # the share of its pixels by which a tone wins an area
+_WON = 0.5  # the share of its pixels by which a tone wins an area
 _UNKNOWN = 0.3  # the share of its pixels that may be foreign
 _TRACE = 0.15  # the share of a tile's pixels that may purely be of tones that cannot be there
 
@@ -40,16 +40,20 @@ def read(
     n = palette.tones
     by_area = counts.sum(3)
     won = by_area[..., :n] + by_area[..., n : 2 * n]
-    tone = won.argmax(-1)
-    pixels = areas.sizes.sum(2)
-    clear = (won.max(-1) >= _WON * pixels) & (by_area[..., -1] <= _UNKNOWN * pixels)
-    legible = clear[..., RIM] & clear[..., CORE]
-    if areas.banded:
-        strange = strangers(counts, palette, tone)
-        legible &= (strange <= _TRACE * areas.sizes.sum(3)).all(3)
     label_of = np.full((n, n), UNCLEAR, np.int16)
     label_of[palette.looks[:, 0], palette.looks[:, 1]] = np.arange(len(game.looks))
-    return np.where(legible, label_of[tone[..., RIM], tone[..., CORE]], UNCLEAR).astype(np.int16)
+    rim = won[..., RIM, :].argmax(-1)
+    core = np.where(label_of[rim] == UNCLEAR, -1, won[..., CORE, :]).argmax(-1)  # of the looks with that rim
+    pixels = areas.sizes.sum(2)
+    legible = by_area[..., -1] <= _UNKNOWN * pixels
+    for area, tone in ((RIM, rim), (CORE, core)):
+        votes = np.take_along_axis(won[..., area, :], tone[..., None], -1)[..., 0]
+        legible[..., area] &= votes >= _WON * pixels[..., area]
+    legible = legible[..., RIM] & legible[..., CORE]
+    if areas.banded:
+        strange = strangers(counts, palette, rim, core)
+        legible &= (strange <= _TRACE * areas.sizes.sum(3)).all(3)
+    return np.where(legible, label_of[rim, core], UNCLEAR).astype(np.int16)
 
 
 def brightness(frame_YXC: NDArray[np.uint8], start_RK: NDArray[np.integer], game: Game, areas: Areas) -> float:
@@ -80,10 +84,12 @@ def count_votes(video_TYXC: NDArray[np.uint8], palette: Palette, areas: Areas) -
     return counts.reshape(len(video_TYXC), *areas.sizes.shape, votes)
 
 
-def strangers(counts: NDArray[np.float32], palette: Palette, tone: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The pixels of each tile that purely are of a tone that cannot be there, (T, R, K, tiles). tone: each area's winner."""
+def strangers(
+    counts: NDArray[np.float32], palette: Palette, rim_tone: NDArray[np.intp], core_tone: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """The pixels of each tile that purely are of a tone that cannot be there, (T, R, K, tiles), given each cell's tones."""
     n = palette.tones
-    rim, core = np.eye(n, dtype=bool)[tone[..., RIM]], np.eye(n, dtype=bool)[tone[..., CORE]]
+    rim, core = np.eye(n, dtype=bool)[rim_tone], np.eye(n, dtype=bool)[core_tone]
     rows, cols = rim.shape[1:3]
     around = np.zeros((len(rim), rows + 2, cols + 2, n), bool)
     around[..., palette.background] = True
