@@ -83,9 +83,20 @@ def test_the_planners_videos_score_everything(data, videos, tmp_path, capsys):
     page = (tmp_path / "a" / "results.md").read_text()
     assert "| Planner | measured |" in page
     assert "| Sora 2 | published |" in page
-    assert main([*command, "--out", str(tmp_path / "b"), "--workers", "3"]) == 0
+    assert main([*command, "--out", str(tmp_path / "b"), "--workers", "2"]) == 0
     for name in ("results.json", "outcomes.jsonl", "results.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_workers_leave_the_environment_as_it_was(data, videos, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    outcomes = judge_folder(videos, read_items(data, ["sokoban", "maze"]), workers=2)
+    assert [outcome.item.id for outcome in outcomes] == [
+        f"{task}-0000{i}" for task in ("sokoban", "maze") for i in (0, 1)
+    ]
+    assert dict(os.environ) == before
 
 
 def test_a_data_sets_own_folder_is_one_of_videos(data):
@@ -271,10 +282,13 @@ def test_an_archive_is_a_folder_too(data, videos, tmp_path):
         ({"--data": "nowhere"}, "no folder test/"),
         ({"--tasks": "chess"}, "task 'chess' is unknown"),
         ({"--num_puzzles": "3"}, "holds 2 puzzles"),
+        ({"videos": "some", "--workers": "0"}, "workers=0 must be at least 1"),
     ],
 )
 def test_bad_arguments_get_one_line(data, tmp_path, monkeypatch, capsys, change, message):
     monkeypatch.chdir(tmp_path)
+    Path("some").mkdir()
+    Path("some", "maze-00000.mp4").touch()
     options = {"--system": "S", "--data": str(data), "--out": "out"} | change
     folder = options.pop("videos", ".")
     assert main(["eval", "videos", folder, *[word for pair in options.items() for word in pair]]) == 2

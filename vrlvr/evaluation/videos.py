@@ -6,15 +6,18 @@ Space: frames are brought to the size of the data set by the rule in `vrlvr.fram
 A puzzle without a video and one whose video cannot be decoded are counted apart, and score 0.
 """
 
+import multiprocessing
 import os
+import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,11 +30,13 @@ from vrlvr.evaluation.benchmark import Item, Outcome, failed, read_items, write_
 from vrlvr.evaluation.tables import markdown, print_table, published_rows
 from vrlvr.evaluation.video_names import Found, find_videos
 from vrlvr.frame_fit import Size
-from vrlvr.hostile_video import Decoder, Limits, shared_decoder
+from vrlvr.hostile_video import Limits, shared_decoder
 from vrlvr.sandbox import printable
 
 _LISTED = 5  # names in a warning
-_VIDEOS_A_DECODER = 8  # fewer take less time than starting another
+_VIDEOS_A_WORKER = 16  # fewer take less time than starting another
+
+Answer = tuple[Item, str | None]  # and the name of its video
 
 
 def evaluate_videos(
@@ -48,7 +53,7 @@ def evaluate_videos(
     videos: a folder, or a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of one, of MP4 or WebM files named maze-00017.mp4 or
     maze/00017.mp4 by their puzzle, of any size, frame rate and length. system: its name in the tables. data: a folder made by
     `vrlvr data`. tasks: comma separated, all by default. num_puzzles: the first so many of each task, all by default. workers:
-    decoders at a time, one a core by default. Raises UserError with one line.
+    processes, one a core by default. Raises UserError with one line.
     """
     items = read_items(data, tasks.split(",") if tasks else None, num_puzzles)
     with ExitStack() as stack:
@@ -70,44 +75,72 @@ def evaluate_videos(
 def judge_folder(videos: Path, items: Sequence[Item], workers: int | None = None) -> list[Outcome]:
     """The outcomes of all items, in their order; several for each, in the order of their numbers, where files are samples.
 
-    workers: decoders at a time, one a core by default. Raises UserError as `find_videos` does, and for a data set that lacks
+    workers: processes, one a core by default. Raises UserError as `find_videos` does, and for a data set that lacks
     first frames.
     """
     return _judge_all(videos, items, find_videos(videos, items), workers)
 
 
 def _judge_all(folder: Path, items: Sequence[Item], found: Found, workers: int | None) -> list[Outcome]:
+    if workers is not None and workers < 1:
+        raise UserError(f"workers={workers} must be at least 1")
     if missing := sandbox.unenforced():
         print(f"vrlvr: this system cannot limit {', '.join(missing)} of the video decoder", file=sys.stderr)
     answers = [(item, found.paths.get((item.id, sample))) for item in items for sample in found.samples or ("",)]
-    threads = workers or max(1, min(os.cpu_count() or 1, len(found.paths) // _VIDEOS_A_DECODER))
-    decoders: SimpleQueue[Decoder] = SimpleQueue()
+    processes = workers or max(1, min(os.cpu_count() or 1, len(found.paths) // _VIDEOS_A_WORKER))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Threads are enough: a decoder is a process of its own, and takes ten times as long as the verifier.
-    with ExitStack() as stack, Progress(*columns) as progress, ThreadPoolExecutor(threads) as pool:
-        for _ in range(threads):
-            decoders.put(shared_decoder() if threads == 1 else stack.enter_context(Decoder()))
-        bar, outcomes = progress.add_task("videos judged", total=len(answers)), []
-        try:
-            for outcome in pool.map(lambda answer: _judge(folder, answer[0], answer[1], decoders), answers):
-                outcomes.append(outcome)
-                progress.advance(bar)
-        finally:
-            pool.shutdown(cancel_futures=True)  # after Ctrl-C, nothing new is begun
+    outcomes = []
+    with Progress(*columns) as progress:
+        bar = progress.add_task("videos judged", total=len(answers))
+        for outcome in _outcomes(partial(_judge, folder), answers, processes):
+            outcomes.append(outcome)
+            progress.advance(bar)
     return outcomes
 
 
-def _judge(folder: Path, item: Item, name: str | None, decoders: "SimpleQueue[Decoder]") -> Outcome:
+def _outcomes(job: Callable[[Answer], Outcome], answers: Sequence[Answer], processes: int) -> Iterator[Outcome]:
+    """The outcome of each answer, in their order. After a failure or Ctrl-C, nothing new is begun."""
+    if processes == 1:
+        yield from map(job, answers)
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork could inherit a lock that a thread holds
+    with _one_thread_each(), ProcessPoolExecutor(processes, spawn, _ignore_interrupts) as pool:
+        try:
+            yield from pool.map(job, answers, chunksize=4)
+        except BrokenProcessPool as error:
+            raise UserError(f"a worker died, as for lack of memory; use fewer workers than {processes}") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start meanwhile compute with one thread: as many as there are cores would wait for each other."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    former = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
+
+
+def _ignore_interrupts() -> None:
+    """Leaves Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _judge(folder: Path, answer: Answer) -> Outcome:
+    item, name = answer
     if name is None:
         return failed(item, "missing")
     first_frame = puzzles.render_first_frame(item.puzzle, *_size(item))
-    decoder = decoders.get()
     try:
-        decoded = decoder.read(_inside(folder, name), first_frame)
+        decoded = shared_decoder().read(_inside(folder, name), first_frame)
     except UserError as error:
         return replace(failed(item, "undecodable"), note=str(error))
-    finally:
-        decoders.put(decoder)
     note = "" if decoded.fit == "same size" else f"{decoded.fit} from {decoded.source[0]}x{decoded.source[1]}"
     return Outcome(item, "judged", puzzles.verify(item.puzzle, decoded.video_TYXC), note)
 
