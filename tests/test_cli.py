@@ -1,5 +1,7 @@
 """The console script, as a user types it: exit codes, and one line for bad input."""
 
+import importlib
+import inspect
 import json
 
 import numpy as np
@@ -11,6 +13,7 @@ from vrlvr.puzzles.maze import Difficulty
 from vrlvr.video_io import write_mp4
 
 SIZE = (96, 160)
+PLAIN = {"data": "dataset.build", "encode": "encode.encode"}
 
 
 @pytest.fixture
@@ -104,3 +107,14 @@ def test_a_stop_by_hand_is_one_line(monkeypatch, capsys):
     monkeypatch.setitem(cli.COMMANDS, "data", interrupted)
     assert main(["data"]) == 130
     assert capsys.readouterr().err.startswith("vrlvr: data was stopped; what is complete stays")
+
+
+@pytest.mark.parametrize("command", [*cli.CALLED, "data", "encode"])
+def test_help_is_the_functions_docstring(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    told = "".join(capsys.readouterr().out.split())
+    path = cli.CALLED[command][0] if command in cli.CALLED else f"vrlvr.{PLAIN[command]}"
+    module, _, name = path.rpartition(".")
+    assert "".join(inspect.getdoc(getattr(importlib.import_module(module), name)).split()) in told

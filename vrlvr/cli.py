@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -25,7 +26,8 @@ USAGE = """usage: vrlvr COMMAND [options]
   distill-decoder
            a small decoder for rewards, learnt from a Wan model's: --model DIR --out DIR [--data DIR] [--steps N] ...
   eval     test a trained run:   --run_dir DIR
-           or any system's answers to a data set's test puzzles: eval videos|model|provider|llm|vbvr|verifiers
+           or any system's answers to a data set's test puzzles: eval videos|model|provider|llm|vbvr ...
+           or the verifiers themselves: eval verifiers|search ...
   table    results of many systems beside the published ones: [RESULTS.json ...] [--format markdown|latex|csv|html] ...
   estimate memory and time of a run, without a GPU: --config FILE [--processes N] [--gpu_gib G] [--json] ...
   export   a trained model for diffusers or ComfyUI: --run_dir DIR --out DIR --format diffusers|merged|lora-diffusers|...
@@ -70,9 +72,8 @@ def _with_underscores(word: str) -> str:
 
 def _eval(arguments: Sequence[str]) -> int:
     """Tests a run by the options that it was trained with, which the command line may override; or other systems."""
-    if arguments and arguments[0] in EVALUATIONS:
-        function, positional = EVALUATIONS[arguments[0]]
-        return _call(f"vrlvr eval {arguments[0]}", function, positional, arguments[1:])
+    if arguments and f"eval {arguments[0]}" in CALLED:
+        return _call(f"eval {arguments[0]}", arguments[1:])
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run_dir", default="runs/tiny")
     known, others = parser.parse_known_args(list(arguments))
@@ -85,29 +86,19 @@ def _eval(arguments: Sequence[str]) -> int:
 
 
 def _data(arguments: Sequence[str]) -> int:
-    parser = ArgumentParser(prog="vrlvr data", exit_on_error=False)
-    parser.add_function_arguments(dataset.build, skip={"tasks", "difficulties"})
+    parser = _parser("data", dataset.build)
+    parser.add_function_arguments(dataset.build, skip={"tasks", "difficulties"}, as_group=False)
     parser.add_argument("--tasks", type=str, default=",".join(puzzles.ROOMS), help="tasks, comma separated")
     options = _parsed(parser, arguments).as_dict()
     dataset.build(**options | {"tasks": options["tasks"].split(",")})
     return 0
 
 
-def _import(arguments: Sequence[str]) -> int:
-    from vrlvr.importing import import_puzzles
-
-    parser = ArgumentParser(prog="vrlvr import", exit_on_error=False)
-    parser.add_argument("files", type=Path, nargs="+", help="text files of levels, or folders of them")
-    parser.add_function_arguments(import_puzzles, skip={"files"})
-    import_puzzles(**_parsed(parser, _with_true(arguments, inspect.signature(import_puzzles))).as_dict())
-    return 0
-
-
 def _encode(arguments: Sequence[str]) -> int:
     from vrlvr.encode import SPLITS, encode
 
-    parser = ArgumentParser(prog="vrlvr encode", exit_on_error=False)
-    parser.add_function_arguments(encode, skip={"tasks", "splits", "videos"})
+    parser = _parser("encode", encode)
+    parser.add_function_arguments(encode, skip={"tasks", "splits", "videos"}, as_group=False)
     parser.add_argument("--tasks", type=str | None, default=None, help="tasks, comma separated; all by default")
     parser.add_argument("--splits", type=str, default=",".join(SPLITS), help="splits, comma separated")
     parser.add_argument("--videos", type=str, default="train", help="splits whose videos are encoded; empty for none")
@@ -117,38 +108,10 @@ def _encode(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _table(arguments: Sequence[str]) -> int:
-    from vrlvr.evaluation.merge import table
-
-    parser = ArgumentParser(prog="vrlvr table", exit_on_error=False)
-    parser.add_argument("results", nargs="*", type=Path, help="results.json files; none for the published tables alone")
-    parser.add_function_arguments(table, skip={"results"})
-    table(**_parsed(parser, arguments).as_dict())
-    return 0
-
-
 def _estimate(arguments: Sequence[str]) -> int:
     from vrlvr.estimate import run  # imports torch
 
     return run(arguments)
-
-
-def _export(arguments: Sequence[str]) -> int:
-    from vrlvr.export import export  # imports torch
-
-    parser = ArgumentParser(prog="vrlvr export", exit_on_error=False)
-    parser.add_function_arguments(export)
-    export(**_parsed(parser, arguments).as_dict())
-    return 0
-
-
-def _distill_decoder(arguments: Sequence[str]) -> int:
-    from vrlvr.distill import distill_decoder
-
-    parser = ArgumentParser(prog="vrlvr distill-decoder", exit_on_error=False)
-    parser.add_function_arguments(distill_decoder)
-    distill_decoder(**_parsed(parser, arguments).as_dict())
-    return 0
 
 
 def _verify(arguments: Sequence[str]) -> int:
@@ -173,16 +136,22 @@ def _verify(arguments: Sequence[str]) -> int:
     return 0 if verdict.solved else 1
 
 
-def _call(command: str, function: str, positional: Sequence[str], arguments: Sequence[str]) -> int:
-    """Calls `module.function` with the command line's options, which are its parameters. Its module is imported only now."""
-    module, _, name = function.rpartition(".")
-    target = getattr(importlib.import_module(module), name)
-    parser = ArgumentParser(prog=command, exit_on_error=False)
-    for parameter in positional:
-        parser.add_argument(parameter, type=Path)
-    parser.add_function_arguments(target, skip=set(positional))
-    target(**_parsed(parser, _with_true(arguments, inspect.signature(target))).as_dict())
+def _call(command: str, arguments: Sequence[str]) -> int:
+    """Calls the function of CALLED with the command line's options, its parameters. Its module is imported only now."""
+    path, positional = CALLED[command]
+    module, _, name = path.rpartition(".")
+    function = getattr(importlib.import_module(module), name)
+    parser = _parser(command, function)
+    for parameter, number in positional.items():
+        parser.add_argument(parameter, type=Path, nargs=number)
+    parser.add_function_arguments(function, skip=set(positional), as_group=False)
+    function(**_parsed(parser, _with_true(arguments, inspect.signature(function))).as_dict())
     return 0
+
+
+def _parser(command: str, function: Callable[..., object]) -> ArgumentParser:
+    """A parser whose help tells what the function does, in the words of its docstring."""
+    return ArgumentParser(prog=f"vrlvr {command}", description=inspect.getdoc(function), exit_on_error=False)
 
 
 def _with_true(arguments: Sequence[str], signature: inspect.Signature) -> list[str]:
@@ -202,25 +171,29 @@ def _parsed(parser: ArgumentParser, arguments: Sequence[str]):
         raise UserError(" ".join(str(error).split())) from error
 
 
-# Each a function of this package and those of its parameters that are positional.
-EVALUATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "videos": ("vrlvr.evaluation.videos.evaluate_videos", ("videos",)),
-    "model": ("vrlvr.evaluation.model.evaluate_model", ()),
-    "provider": ("vrlvr.evaluation.provider.evaluate_provider", ()),
-    "llm": ("vrlvr.evaluation.llm.evaluate_llm", ()),
-    "vbvr": ("vrlvr.evaluation.vbvr.evaluate_vbvr", ()),
-    "search": ("vrlvr.evaluation.search_attack.evaluate_search", ()),
-    "verifiers": ("vrlvr.evaluation.verifiers.evaluate_verifiers", ()),
+# Each a function of this package, and how many values those of its parameters take that are positional.
+CALLED: dict[str, tuple[str, dict[str, str | None]]] = {
+    "import": ("vrlvr.importing.import_puzzles", {"files": "+"}),
+    "distill-decoder": ("vrlvr.distill.distill_decoder", {}),
+    "eval videos": ("vrlvr.evaluation.videos.evaluate_videos", {"videos": None}),
+    "eval model": ("vrlvr.evaluation.model.evaluate_model", {}),
+    "eval provider": ("vrlvr.evaluation.provider.evaluate_provider", {}),
+    "eval llm": ("vrlvr.evaluation.llm.evaluate_llm", {}),
+    "eval vbvr": ("vrlvr.evaluation.vbvr.evaluate_vbvr", {}),
+    "eval search": ("vrlvr.evaluation.search_attack.evaluate_search", {}),
+    "eval verifiers": ("vrlvr.evaluation.verifiers.evaluate_verifiers", {}),
+    "table": ("vrlvr.evaluation.merge.table", {"results": "*"}),
+    "export": ("vrlvr.export.export", {}),
 }
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "data": _data,
-    "import": _import,
+    "import": partial(_call, "import"),
     "encode": _encode,
-    "distill-decoder": _distill_decoder,
+    "distill-decoder": partial(_call, "distill-decoder"),
     "eval": _eval,
-    "table": _table,
+    "table": partial(_call, "table"),
     "estimate": _estimate,
-    "export": _export,
+    "export": partial(_call, "export"),
     "verify": _verify,
 }
