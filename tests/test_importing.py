@@ -31,9 +31,7 @@ SOKOBAN += "; 3\n##########\n#@$     .#\n##########\n"
 )
 def test_an_import_is_a_data_set_whose_videos_are_solved(tmp_path, capsys, format, file, task, count):
     out = tmp_path / "data"
-    assert (
-        main(["import", str(ASSETS / file), "--format", format, "--out", str(out), "--skip", *options()]) == 0
-    )
+    assert main(["import", str(ASSETS / file), "--format", format, "--out", str(out), "--skip", *options()]) == 0
     items = read_items(out)
     assert [item.id for item in items] == [f"{task}-{index:05d}" for index in range(count)]
     assert capsys.readouterr().out.count("left out") == (9 if format == "numberlink" else 0)
@@ -119,11 +117,13 @@ def test_a_folder_with_anything_in_it_is_left_alone(tmp_path):
         ("Alice was beginning\n", {}, "levels.txt:1: the board has 1 rows"),
         (CORRIDOR.replace(" ", "\x00"), {}, r"row 2 has the character '\x00'"),
         (CORRIDOR + "\n" + CORRIDOR.replace("E", " "), {}, "levels.txt:5: the maze has 0 cells marked as goal"),
-        (f"{'#' * 300}\n" * 3, {}, "it must have 2 to 255"),
+        (f"{'#' * 300}\n" * 3, {}, "a board of 3x300 exceeds 255 cells a side"),
+        ("#" * 2**20 + "\n#" * 2**20, {}, "a board of 1048577x1048576 exceeds 255"),
+        ("#####\n#@$.#\n#####\n" + "l" * 9999, {"format": "boxoban"}, "move 1 of 'LLLL"),
         ("#\n\n" * 10_001, {}, "more than 10000 levels"),
         ("#" * (4 * 2**20 + 1), {}, "larger than 4194304 bytes"),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_bad_files_and_options_are_told_in_one_line(tmp_path, text, changes, told):
     path = write(tmp_path, text)
@@ -132,7 +132,7 @@ def test_bad_files_and_options_are_told_in_one_line(tmp_path, text, changes, tol
         import_puzzles([path], tmp_path / "out", **arguments)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 400
+    assert len(str(error.value)) < 420
     assert not (tmp_path / "out").exists()
 
 
@@ -146,6 +146,17 @@ def test_files_that_are_no_text_or_not_there(tmp_path):
     ):
         with pytest.raises(UserError, match=told):
             import_puzzles([tmp_path / name], tmp_path / "out", "maze")
+
+
+def test_hostile_file_names_stay_in_one_line(tmp_path, capsys):
+    folder = tmp_path / "levels"
+    folder.mkdir()
+    write(folder, CORRIDOR.replace("E", " "), "a\nb\x1b[2J.txt")
+    write(folder, CORRIDOR, "b.txt")
+    (folder / "c.txt").mkdir()
+    import_puzzles([folder], tmp_path / "out", "maze", 24, 56, 5, skip=True)
+    assert r"left out 'a\nb\x1b[2J.txt':1: the maze has 0 cells" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["sources"] == ["b.txt:1"]
 
 
 def test_a_solution_beside_several_boards_is_refused(tmp_path):

@@ -26,6 +26,7 @@ Format = Literal["boxoban", "numberlink", "maze"]
 MODULES = {"boxoban": sokoban, "numberlink": numberlink, "maze": mazes}
 MAX_FILE_BYTES = 4 * 2**20
 MAX_LEVELS = 10_000
+MAX_MESSAGE = 300
 SUFFIXES = (".txt", ".xsb", ".sok")  # of the files that are read in a folder
 
 
@@ -69,7 +70,7 @@ def import_puzzles(
             puzzle = _fitted(MODULES[format].puzzle_of(source.level), num_frames)
             board.layout(puzzle.rows, puzzle.cols, height, width)
         except ValueError as error:
-            told = f"{source.name}: {error}"
+            told = f"{source.name}: {str(error)[:MAX_MESSAGE]}"
             if not skip:
                 raise UserError(f"{told}; mend it, or leave such levels out with --skip") from error
             print(f"left out {told}")
@@ -108,13 +109,14 @@ def _sources(files: Sequence[Path], format: Format) -> Iterator[Source]:
         count += len(levels)
         if count > MAX_LEVELS:
             raise UserError(f"the files hold more than {MAX_LEVELS} levels; import them in several folders")
-        yield from (Source(f"{path.name}:{level.line}", level) for level in levels)
+        name = path.name if path.name.isprintable() else ascii(path.name)
+        yield from (Source(f"{name}:{level.line}", level) for level in levels)
 
 
 def _expanded(files: Sequence[Path]) -> Iterator[Path]:
     for path in files:
         if path.is_dir():
-            inside = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES)
+            inside = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES and entry.is_file())
             if not inside:
                 raise UserError(f"{path} holds no file that ends in {', '.join(SUFFIXES)}; name the files")
             yield from inside

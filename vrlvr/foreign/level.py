@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from itertools import groupby
 
+MAX_SIDE = 255
+
 
 @dataclass(frozen=True)
 class Level:
@@ -26,3 +28,11 @@ def blocks(text: str) -> list[Level]:
             run = list(lines)
             found.append(Level(run[0][0], tuple(line for _, line in run)))
     return found
+
+
+def padded(rows: tuple[str, ...]) -> list[str]:
+    """Rows of one length, with spaces at their ends. Raises ValueError for a board beyond 255 cells a side."""
+    width = max(map(len, rows))
+    if max(width, len(rows)) > MAX_SIDE:
+        raise ValueError(f"a board of {len(rows)}x{width} exceeds {MAX_SIDE} cells a side")
+    return [row.ljust(width) for row in rows]

@@ -4,7 +4,7 @@
 several mazes of a file. An entrance on the outer wall, as mazelib has them, becomes a cell of the board's edge.
 """
 
-from vrlvr.foreign.level import Level, blocks
+from vrlvr.foreign.level import Level, blocks, padded
 from vrlvr.puzzles import grid
 from vrlvr.puzzles.maze import Puzzle
 from vrlvr.puzzles.maze.solve import descend
@@ -15,8 +15,7 @@ _OURS = str.maketrans({" ": ".", "E": "G"})
 
 def puzzle_of(level: Level) -> Puzzle:
     """The maze, solved along its `+` cells if it has any, else by the planner. Raises ValueError for no solvable maze."""
-    width = max(map(len, level.rows))
-    rows, cols, cells = grid.join([row.ljust(width).translate(_OURS) for row in level.rows], "#.SG+")
+    rows, cols, cells = grid.join([row.translate(_OURS) for row in padded(level.rows)], "#.SG+")
     for mark, name in (("S", "start S"), ("G", "goal E or G")):
         if cells.count(mark) != 1:
             raise ValueError(f"the maze has {cells.count(mark)} cells marked as {name}; it must have exactly one")

@@ -8,7 +8,7 @@ with a wall, behind floor at most, belongs to a board; any other line parts two 
 import re
 from dataclasses import replace
 
-from vrlvr.foreign.level import Level, numbered_lines
+from vrlvr.foreign.level import Level, numbered_lines, padded
 from vrlvr.puzzles import grid
 from vrlvr.puzzles.sokoban import Puzzle
 from vrlvr.puzzles.sokoban.render import FLOOR, TARGET, WALL
@@ -39,8 +39,7 @@ def levels(text: str) -> list[Level]:
 
 def puzzle_of(level: Level) -> Puzzle:
     """The level, with its own solution up to the move that solves it, else the planner's. Raises ValueError without one."""
-    width = max(map(len, level.rows))
-    rows, cols, cells = grid.join([row.translate(_OURS).ljust(width) for row in level.rows], "# .$*@+")
+    rows, cols, cells = grid.join([row.translate(_OURS) for row in padded(level.rows)], "# .$*@+")
     agents = [cell for cell, mark in enumerate(cells) if mark in "@+"]
     boxes = tuple(cell for cell, mark in enumerate(cells) if mark in "$*")
     targets = sum(cells.count(mark) for mark in ".*+")
