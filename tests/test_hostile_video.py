@@ -133,6 +133,19 @@ def test_sound_beside_the_pictures_is_no_obstacle(decoder, tmp_path):
     assert len(decoder.read(tmp_path / "a.mp4").video_TYXC) == 5
 
 
+def test_texts_in_a_file_need_not_be_utf8(decoder, tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        container.metadata["title"] = "a title of that video"
+        stream = container.add_stream("libx264", rate=16)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(stills()[0], format="rgb24")))
+        container.mux(stream.encode(None))
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert b"a title" in data
+    (tmp_path / "a.mp4").write_bytes(data.replace(b"a title", b"\xff\xfe\x80itle"))
+    assert len(decoder.read(tmp_path / "a.mp4").video_TYXC) == 1
+
+
 def test_uneven_timestamps_are_frames_like_others(decoder, tmp_path):
     path = encode(tmp_path / "a.mp4", stills(), pts=[0, 1, 2, 50, 400])
     assert len(decoder.read(path).video_TYXC) == 5
@@ -220,6 +233,28 @@ def test_bad_files_are_refused_with_their_cause(decoder, tmp_path, kind, cause):
     refusal(decoder, path)
     assert time.monotonic() - began < 20
     assert len(decoder.read(encode(tmp_path / "good.mp4", stills())).video_TYXC) == 5
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.webm", "libvpx-vp9")])
+def test_damage_anywhere_is_refused_or_harmless(decoder, tmp_path, name, codec):
+    """Headers at the begin, an index at the end, pictures between: some bytes of each are overwritten."""
+    whole = encode(
+        tmp_path / name, np.random.default_rng(0).integers(0, 256, (6, 64, 80, 3), np.uint8), codec
+    ).read_bytes()
+    rng, refused = np.random.default_rng(1), 0
+    for i in range(60):
+        data = bytearray(whole)
+        low = (0, len(whole) - 1500, 0)[i % 3]
+        for at in rng.integers(low, (1500, len(whole), len(whole))[i % 3], rng.choice([1, 4, 30])):
+            data[at] = rng.integers(256)
+        (tmp_path / name).write_bytes(data)
+        try:
+            assert decoder.read(tmp_path / name).video_TYXC.shape[3] == 3
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(str(tmp_path / name))  # noqa: PT017
+            assert str(error).isprintable()  # noqa: PT017
+    assert 0 < refused < 60
 
 
 def test_files_and_frames_beyond_the_limits_in_bytes_are_refused(tmp_path):

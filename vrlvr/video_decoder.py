@@ -104,13 +104,15 @@ def decode(
 def _frames(file: BinaryIO, limits: Mapping[str, int]) -> Iterator[VideoFrame]:
     """The frames of the best video stream, each checked. Raises Refused for what is not allowed, and for a file cut off."""
     options = {"codec_whitelist": ",".join(CODECS)}
-    with av.open(file, "r", format=_container(file), options=options) as container:
+    with av.open(file, "r", format=_container(file), options=options, metadata_errors="replace") as container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise Refused("holds no video stream; give an mp4 video")
         context = stream.codec_context
         if context is None or context.name not in CODECS:
-            raise Refused(f"is coded as {context and context.name}; use H.264, HEVC, VP8, VP9, AV1 or MPEG-4")
+            raise Refused(
+                f"is coded as {context.name if context else 'nothing known'}; use H.264, HEVC, VP8, VP9, AV1 or MPEG-4"
+            )
         context.thread_count = 1
         context.options = {"max_pixels": str(limits["frame_pixels"])}
         _check_size(context.height, context.width, limits)
