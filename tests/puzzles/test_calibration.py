@@ -57,6 +57,21 @@ def test_the_map_is_bounded():
     np.testing.assert_allclose(found.offset, [5, 10, -5], atol=2)
 
 
+def test_the_dark_hides_no_colour():
+    """All colours come nearer to each other in a dark video, and so does the bound beyond which a cell is no look."""
+    looks = ROOMS["maze"].LOOKS.copy()
+    states = np.random.default_rng(0).integers(4, size=(2, 6, 6))
+    states[1, 2, 3] = ROOMS["maze"].render.AGENT
+    other = looks.copy()
+    other[ROOMS["maze"].render.AGENT, 1] = (40, 210, 210)  # 61 levels from the agent
+    frames = np.concatenate([board.render(states[:1], looks, 120, 120), board.render(states[1:], other, 120, 120)])
+    for gain in (1.0, 0.67):
+        dark = (frames * gain).astype(np.uint8)
+        labels, _ = board.read(dark, ROOMS["maze"].LOOKS, 6, 6, start=states[0])
+        np.testing.assert_array_equal(labels[0], states[0])
+        assert labels[1, 2, 3] == board.UNREADABLE
+
+
 def test_without_contrast_a_shift_is_an_offset():
     found = calibrate(np.full((50, 3), 110.0), np.full((50, 3), 100.0))
     assert found is not None

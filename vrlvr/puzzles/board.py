@@ -132,7 +132,8 @@ def read(
             seen, drawn = means[mine][: rows * cols].reshape(-1, 3), looks[first].reshape(-1, 3)
             if (colours := calibrate(seen, drawn)) is not None:
                 mapped = np.clip(looks * colours.gain + colours.offset, 0, 255).astype(np.float32)
-                labels[mine], rmse[mine] = _nearest(means[mine], power[mine], mapped.reshape(len(looks), 6))
+                scale = float(colours.gain.mean())  # distances as if seen in the colours drawn: the dark hides nothing
+                labels[mine], rmse[mine] = _nearest(means[mine], power[mine], mapped.reshape(len(looks), 6), scale)
     return labels.reshape(*lead, rows, cols), rmse.reshape(*lead, rows, cols)
 
 
@@ -180,13 +181,13 @@ def _sampled_tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.
 
 
 def _nearest(
-    means: NDArray[np.float32], power: NDArray[np.float32], looks: NDArray[np.float32]
+    means: NDArray[np.float32], power: NDArray[np.float32], looks: NDArray[np.float32], scale: float = 1.0
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Label and rmse of each cell, (N,), from its `_tones`. looks: (labels, 6)."""
+    """Label and rmse of each cell, (N,), from its `_tones`. looks: (labels, 6). scale: levels seen for each level of rmse."""
     # Mean over rim and core of |pixel - look|^2.
     distance = power[:, None] - means @ looks.T + np.square(looks).sum(1)[None, :] / 2
     nearest = distance.argmin(1)
-    rmse = np.sqrt(np.maximum(distance[np.arange(len(nearest)), nearest], 0) / 3).astype(np.float32)
+    rmse = np.sqrt(np.maximum(distance[np.arange(len(nearest)), nearest], 0) / 3).astype(np.float32) / np.float32(scale)
     return np.where(rmse <= MAX_CELL_RMSE, nearest, UNREADABLE).astype(np.int16), rmse
 
 

@@ -316,6 +316,16 @@ def covered(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
     return video
 
 
+def darkened(attack: Maker) -> Maker:
+    """The same attack in a video that is throughout a third darker, where all colours are nearer to each other."""
+
+    def make(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
+        return (np.arange(256) * 0.67 + 0.5).astype(np.uint8)[attack(puzzle, scene, rng)]
+
+    make.__name__, make.__doc__ = f"{attack.__name__}_in_the_dark", f"{attack.__doc__} A third darker."
+    return make
+
+
 def _written_over(puzzle: Puzzle, scene: Scene, words: str, video: Video) -> Video:
     """Words across the board in every frame, as high as half a cell or more."""
     rows, columns = board_box(puzzle, scene)
@@ -362,4 +372,6 @@ PIXELS: tuple[Maker, ...] = (
     text_overlay,
     text_over_the_missing_moves,
     covered,
+    darkened(crossfade),
+    darkened(covered),
 )

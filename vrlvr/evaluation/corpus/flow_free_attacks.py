@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vrlvr.evaluation.corpus.common import Rng, StateAttack, faint, solution
+from vrlvr.evaluation.corpus.common import Rng, StateAttack, darkened, faint, solution
 from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, cell_box, draw, plan, timed
 from vrlvr.puzzles.flow_free import LOOKS, Puzzle
 from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS
@@ -267,4 +267,4 @@ STATES: tuple[StateAttack, ...] = (
     one_colour_floods,
     scribbled_then_right,
 )
-PIXELS: tuple[Maker, ...] = (thin_lines, small_discs, faint_paths)
+PIXELS: tuple[Maker, ...] = (thin_lines, small_discs, faint_paths, darkened(small_discs))

@@ -116,21 +116,21 @@ def scaled(video: Video, height: int, width: int, filtering: Image.Resampling = 
     return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), filtering)) for frame in video])
 
 
-def _other_size(video: Video, strength: float, rng: Rng) -> tuple[int, int]:
-    """0.35 to 1.5 times the size, but cells of at least 9 pixels; only larger where they have no more now."""
-    least = min(1.0, max(0.35, 9 / (strength * _FULL_CELL_PX)))
-    factor = rng.uniform(least, 1.5) if strength * _FULL_CELL_PX > 9 else float(rng.integers(2, 5))
+def _other_size(video: Video, strength: float, rng: Rng, least_px: int) -> tuple[int, int]:
+    """0.35 to 1.5 times the size, but with cells of least_px or more; 2 to 4 times where they are tiny."""
+    cell = strength * _FULL_CELL_PX
+    factor = float(rng.integers(2, 5)) if cell <= 9 else rng.uniform(min(1.0, max(0.35, least_px / cell)), 1.5)
     return 2 * round(video.shape[1] * factor / 2), 2 * round(video.shape[2] * factor / 2)
 
 
 def at_another_size(video: Video, strength: float, rng: Rng) -> Video:
-    """Scaled, and left so."""
-    return scaled(video, *_other_size(video, strength, rng))
+    """Scaled, and left so; cells keep 16 pixels, below which scaled videos of non-integer factors are not promised."""
+    return scaled(video, *_other_size(video, strength, rng, 16))
 
 
 def scaled_and_back(video: Video, strength: float, rng: Rng) -> Video:
     """Scaled, and scaled back."""
-    return scaled(at_another_size(video, strength, rng), *video.shape[1:3])
+    return scaled(scaled(video, *_other_size(video, strength, rng, 9)), *video.shape[1:3])
 
 
 def detail_lost(video: Video, strength: float, rng: Rng) -> Video:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vrlvr.evaluation.corpus.common import Rng, StateAttack, faded, solution
+from vrlvr.evaluation.corpus.common import Rng, StateAttack, darkened, faded, solution
 from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, cell_box, draw, place
 from vrlvr.puzzles import board, maze, sokoban
 
@@ -250,4 +250,10 @@ STATES: tuple[StateAttack, ...] = (
     goals_erased,
     goals_everywhere,
 )
-PIXELS: tuple[Maker, ...] = (agent_recoloured, tiny_agent, huge_agent, agent_fades_through_walls)
+PIXELS: tuple[Maker, ...] = (
+    agent_recoloured,
+    tiny_agent,
+    huge_agent,
+    agent_fades_through_walls,
+    darkened(agent_recoloured),
+)
