@@ -22,14 +22,15 @@ from vrlvr.puzzles.second import second_verify
 from vrlvr.puzzles.verdict import Verdict
 
 SECOND_STREAM = 5  # keeps its choices apart from other random numbers of the same seed and step
-MARGIN = 3.0  # standard errors by which the halves of a window must differ
+MARGIN = 4.0  # standard errors by which the halves of a window must differ
+_WINDOWS = (1, 2, 4, 8)  # compared, in units of the configured one: a slow drift shows in long ones
 
 
 @dataclass
 class SecondOpinionConfig:
     """every: updates from one look to the next; 0: the second verifier is not asked. samples: of a look, over all processes.
 
-    window: looks, the newest, whose two halves are compared. Raises UserError for values outside their ranges.
+    window: looks whose two halves are compared, at least. Raises UserError for values outside their ranges.
     """
 
     every: int = 2
@@ -50,24 +51,30 @@ class Look(NamedTuple):
     solved: int
 
 
-def drifting_apart(looks: Sequence[Look]) -> bool:
-    """Whether the reward rose and the second verifier's success fell from the first half of the looks to the second half.
+def drifting_apart(looks: Sequence[Look], window: int) -> bool:
+    """Whether the reward rose and the second verifier's success fell over the newest `window` looks, or 2, 4 or 8 times these.
 
-    Each by more than MARGIN standard errors: Welch's for the reward; for success that of two binomials of equal rate (with one
-    success and one failure added, lest a rate of 0 or 1 be without noise). On series without trend both together happen by
-    chance in 2 of a million comparisons, and a reward that rises honestly takes success along.
+    Even a reward that rises by its dense terms alone, over a constant success, is taken for drift in about 1 of 1,000 runs of
+    the default's length.
     """
-    half = len(looks) // 2
-    early, late = looks[:half], looks[-half:]
-    rewards = [np.array([look.reward for look in part]) for part in (early, late)]
-    rise = rewards[1].mean() - rewards[0].mean()
-    reward_error = math.sqrt(sum(part.var(ddof=1) / half for part in rewards))
-    samples = [sum(look.samples for look in part) for part in (early, late)]
-    solved = [sum(look.solved for look in part) for part in (early, late)]
-    fall = solved[0] / samples[0] - solved[1] / samples[1]
+    lengths = [window * times for times in _WINDOWS if window * times <= len(looks)]
+    return any(_apart(looks[-length : -length // 2], looks[-length // 2 :]) for length in lengths)
+
+
+def _apart(early: Sequence[Look], late: Sequence[Look]) -> bool:
+    """Whether the reward rose and success fell, each by more than MARGIN standard errors.
+
+    Welch's for the reward; for success that of two binomials of equal rate, with one success and one failure added, lest a rate
+    of 0 or 1 be without noise.
+    """
+    before, after = (np.array([look.reward for look in looks]) for looks in (early, late))
+    reward_error = math.sqrt(before.var(ddof=1) / len(before) + after.var(ddof=1) / len(after))
+    samples = [sum(look.samples for look in looks) for looks in (early, late)]
+    solved = [sum(look.solved for look in looks) for looks in (early, late)]
     rate = (sum(solved) + 1) / (sum(samples) + 2)
     success_error = math.sqrt(rate * (1 - rate) * (1 / samples[0] + 1 / samples[1]))
-    return bool(rise > MARGIN * reward_error and fall > MARGIN * success_error)
+    fall = solved[0] / samples[0] - solved[1] / samples[1]
+    return bool(after.mean() - before.mean() > MARGIN * reward_error and fall > MARGIN * success_error)
 
 
 class SecondOpinion:
@@ -85,7 +92,7 @@ class SecondOpinion:
         """size: height and width in which the boards were drawn, where the decoder's videos are smaller."""
         self.decoder, self.size, self.config = decoder, size, config
         self._seed, self._world, self._say = seed, world, say
-        self._looks: deque[Look] = deque(maxlen=config.window)
+        self._looks: deque[Look] = deque(maxlen=config.window * _WINDOWS[-1])
         self._warned = False
         self._wanted: set[int] = set()
         self._kept: dict[int, np.ndarray] = {}
@@ -125,11 +132,11 @@ class SecondOpinion:
             sum(column) for column in zip(*self._world.gather(mine), strict=True)
         )
         self._looks.append(Look(reward / num, int(twice), int(twice_solved)))
-        if not self._warned and len(self._looks) == self.config.window and drifting_apart(list(self._looks)):
+        if not self._warned and drifting_apart(list(self._looks), self.config.window):
             self._warned = True
             self._say(
-                f"update {update}: over the last {self.config.window} looks the reward rose while the second verifier sees "
-                "fewer solutions; the policy may be fooling the first. Look at rollouts before trusting this run"
+                f"update {update}: of late the reward rose while the second verifier sees fewer solutions; the policy may be "
+                "fooling the first one. Compare reward and second_success, and look at rollouts before trusting this run"
             )
         return {
             "second_success": twice_solved / twice,
@@ -143,5 +150,5 @@ class SecondOpinion:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from a `state`."""
-        self._looks = deque((Look(*look) for look in state["looks"]), maxlen=self.config.window)
+        self._looks = deque((Look(*look) for look in state["looks"]), maxlen=self._looks.maxlen)
         self._warned = state["warned"]
