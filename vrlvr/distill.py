@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from vrlvr.audit import AuditConfig, agree, disagreement
 from vrlvr.dataset import Recipe, frames_per_move, full_size_difficulties
+from vrlvr.distributed import pick_device
 from vrlvr.errors import UserError
 from vrlvr.imperfect import draw_video, perturb
 from vrlvr.models.fingerprint import fingerprint
@@ -70,7 +71,7 @@ def distill_decoder(
     side: pixels that a latent position gives a side. num_test: held-out videos. device: auto is the GPU if there is one.
     Raises UserError with one line for input that does not fit.
     """
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = pick_device(device)
     for name, value, least in (
         ("steps", steps, 1),
         ("batch", batch, 1),

@@ -89,6 +89,17 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is this process's GPU if there is one. Raises UserError if it cannot be used."""
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={name} cannot be used ({reason}); use auto, cpu or a GPU that is there") from error
+
+
 @contextmanager
 def joined_world() -> Iterator[World]:
     """The world of torchrun's processes (nccl on GPUs, gloo on CPUs), or of one.

@@ -31,6 +31,7 @@ from torch import Tensor
 from vrlvr import encoded
 from vrlvr.atomic_write import replacing, write_text
 from vrlvr.dataset_files import SPLITS, Reader, Row, read_metadata, read_size
+from vrlvr.distributed import pick_device
 from vrlvr.encoded import Index
 from vrlvr.errors import UserError
 from vrlvr.models.fingerprint import fingerprints
@@ -61,7 +62,7 @@ def encode(
     Under torchrun, the processes share the shards. Raises UserError with one line for input that does not fit, for a folder
     of other content, and where the file system refuses.
     """
-    where = _device(device)
+    where = pick_device(device)
     rows = [row for row in read_metadata(data) if row.split in splits and (tasks is None or row.task in tasks)]
     _check(rows, data, tasks, splits, videos, shard_size)
     index = make_index(rows, data, model, splits, videos, dtype, shard_size)
@@ -175,16 +176,6 @@ def _shards(rows: Sequence[Row], index: Index) -> dict[str, list[Row]]:
     for row in rows:
         shards.setdefault(index["instances"][row.stem]["shard"], []).append(row)
     return shards
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device={name} cannot be used ({reason}); use auto, cpu or a GPU that is there") from error
 
 
 def _free_memory() -> None:

@@ -5,7 +5,6 @@ other files; and their components must be classes of diffusers and transformers:
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from vrlvr.distributed import pick_device
 from vrlvr.errors import UserError
 from vrlvr.evaluation.lora_file import lora_path
 from vrlvr.evaluation.pipelines import Family, components, family_of
@@ -170,17 +170,6 @@ def read_index(folder: Path) -> dict[str, Any]:
                 f"{' and '.join(_LIBRARIES)} are loaded; use a model without"
             )
     return index
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is this process's GPU if there is one. Raises UserError if it cannot be used."""
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device={name} cannot be used ({reason}); use auto, cpu or a GPU that is there") from error
 
 
 def dtypes_for(family: Family, dtype: Dtype, device: torch.device) -> dict[str, torch.dtype]:
