@@ -40,7 +40,7 @@ def test_it_makes_and_measures(work: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "RL rollouts" in capsys.readouterr().out
     result = json.loads(out.read_text())
     assert {kind: row["samples"] for kind, row in result["agreement"].items()} == {
-        "planner's videos": 4, "imperfect videos": 4, "SFT samples": 4, "RL rollouts": 4, "SFT and RL": 8,
+        "planner's videos": 4, "imperfect videos": 4, "SFT samples": 4, "RL rollouts": 4, "SFT and RL": 8, "all": 16,
     }  # fmt: skip
     assert [row["audited"] for row in result["audits"]] == [2] * 2  # 2 % of 96, rounded up
     cost = result["cost"]
