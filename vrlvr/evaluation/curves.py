@@ -114,7 +114,15 @@ def health_groups(scalars: Scalars) -> list[Group]:
         (("grpo", name), f"step {name.removeprefix('grad_norm_step_')}", i % NUM_COLOURS, False)
         for i, name in enumerate(per_step)
     ]
-    return _present([*groups, Group("Gradient norm by denoising step", steps, low=0.0)], scalars)
+    opinions = [
+        (("grpo", "second_success"), "solved", 0, False),
+        (("grpo", "second_agreement"), "agrees with the first", 1, False),
+    ]
+    others = [
+        Group("Gradient norm by denoising step", steps, low=0.0),
+        Group("Second verifier, on a sample", opinions, percent=True, low=0.0),
+    ]
+    return _present([*groups, *others], scalars)
 
 
 def other_groups(scalars: Scalars, drawn: Iterable[Group]) -> list[Group]:
