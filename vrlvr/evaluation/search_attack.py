@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vrlvr import puzzles
 from vrlvr.atomic_write import write_text
@@ -134,12 +135,12 @@ def make_space(climbers: Sequence[Climber], space: str, size: str) -> Space:
     """The space that climbers of one task search in."""
     height, width = SIZES[size]
     task = climbers[0].puzzle.task
-    first = np.stack([puzzles.render_first_frame(climber.puzzle, height, width) for climber in climbers])
+    shortcuts = np.stack([shortcut(climber.puzzle, height, width) for climber in climbers])
     if space == "pixel":
         places = [board.layout(climber.puzzle.rows, climber.puzzle.cols, height, width) for climber in climbers]
-        return Pixels(first, NUM_FRAMES, places, ROOMS[task].LOOKS)
+        return Pixels(shortcuts, places, ROOMS[task].LOOKS)
     if size == "mid":
-        return LowFrequencies(first, NUM_FRAMES)
+        return LowFrequencies(shortcuts)
     planned = {
         name: np.stack(
             [
@@ -152,7 +153,17 @@ def make_space(climbers: Sequence[Climber], space: str, size: str) -> Space:
         for name, room in ROOMS.items()
     }
     codec = TinyCodec.fit(np.concatenate(list(planned.values())))  # of all tasks, as the default run has it
-    return TinyLatents(codec, first, NUM_FRAMES, codec.encode(planned[task]).numpy())
+    return TinyLatents(codec, shortcuts, codec.encode(planned[task]).numpy())
+
+
+def shortcut(puzzle: Puzzle, height: int, width: int) -> NDArray[np.uint8]:
+    """The planner's video with moves left out: some, where they are too many for it; else all, by one jump at its end."""
+    states = puzzles.room_of(puzzle).states(puzzle, puzzle.solution)
+    if len(states) > NUM_FRAMES:
+        chosen = np.linspace(0, len(states) - 1, NUM_FRAMES).round().astype(int)
+    else:
+        chosen = np.array([0] * (NUM_FRAMES - 1) + [len(states) - 1])
+    return puzzles.render_states(puzzle, states[chosen], height, width)
 
 
 def summarise(climbers: Sequence[Climber], space: str, size: str) -> list[Row]:
@@ -200,7 +211,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
     ]
     shown.append(["---"] * 5 + ["---:"] * 6)
     for row in rows:
-        rewards = [f"{value:+.3f}" for value in (row.start_reward, row.best_reward, row.mean_best_reward)]
+        rewards = [f"{round(value, 3) + 0:+.3f}" for value in (row.start_reward, row.best_reward, row.mean_best_reward)]
         kind = [
             row.task,
             f"{row.space}, {row.size}",

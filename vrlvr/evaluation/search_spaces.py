@@ -16,14 +16,15 @@ from vrlvr.models.tiny_codec import TinyCodec
 from vrlvr.puzzles import board
 
 Genome = NDArray[Any]
-STARTS = ("static", "noise", "rectangles")
+STARTS = ("static", "noise", "rectangles", "shortcut")
 
 
 class Space(Protocol):
-    """B climbers, each with its own first frame."""
+    """B climbers, each with its own first frame and its own shortcut."""
 
     def start(self, kind: str, climber: int, rng: np.random.Generator) -> Genome:
-        """The genome of a still first frame, of noise after it, or of random rectangles over it (see STARTS)."""
+        """The genome of a still first frame, of noise after it, of random rectangles over it, or of the shortcut, a planner's
+        video that leaves out moves."""
         ...
 
     def mutate(self, genome: Genome, climber: int, tiles: bool, rng: np.random.Generator) -> None:
@@ -39,18 +40,20 @@ class Space(Protocol):
 class Pixels:
     """Genomes are videos, uint8 (T, Y, X, 3). places: of each climber's board. looks: uint8 (labels, 2, 3) of its cells."""
 
-    first_BYXC: NDArray[np.uint8]
-    num_frames: int
+    shortcuts_BTYXC: NDArray[np.uint8]
     places: list[board.Layout]
     looks: NDArray[np.uint8]
 
     def start(self, kind: str, climber: int, rng: np.random.Generator) -> Genome:
-        video = np.repeat(self.first_BYXC[climber][None], self.num_frames, axis=0)
+        video = self.shortcuts_BTYXC[climber].copy()
+        if kind == "shortcut":
+            return video
+        video[1:] = video[0]
         if kind == "noise":
             video[1:] = rng.integers(0, 256, video[1:].shape)
         if kind == "rectangles":
             for _ in range(8):
-                video[_span(rng, self.num_frames), *_box(rng, video.shape[1:3])] = rng.integers(0, 256, 3)
+                video[_span(rng, len(video)), *_box(rng, video.shape[1:3])] = rng.integers(0, 256, 3)
         return video
 
     def mutate(self, genome: Genome, climber: int, tiles: bool, rng: np.random.Generator) -> None:
@@ -68,19 +71,18 @@ class Pixels:
         look = self.looks[rng.integers(len(self.looks))]
         tile = np.where(board.core_mask(self.places[climber].cell)[..., None], look[1], look[0])
         (cell,) = self._cells(climber, 1, rng)
-        genome[_span(rng, self.num_frames), *cell] = tile
+        genome[_span(rng, len(genome)), *cell] = tile
 
     def _spread(self, genome: Genome, climber: int, rng: np.random.Generator) -> None:
         """A cell's rim colour over the whole of a cell beside it, as paths grow."""
         here, there = self._cells(climber, 2, rng)
-        genome[_span(rng, self.num_frames), *there] = genome[
-            rng.integers(1, self.num_frames), here[0].start, here[1].start
-        ]
+        colour = genome[rng.integers(len(genome)), here[0].start, here[1].start].copy()
+        genome[_span(rng, len(genome)), *there] = colour
 
     def _shift(self, genome: Genome, climber: int, rng: np.random.Generator) -> None:
         """The discs of two or three cells in a row, each in the next one's place: a step, a push."""
         cells = self._cells(climber, int(rng.integers(2, 4)), rng)
-        span, disc = _span(rng, self.num_frames), board.core_mask(self.places[climber].cell)
+        span, disc = _span(rng, len(genome)), board.core_mask(self.places[climber].cell)
         discs = [genome[span, *cell][:, disc] for cell in cells]
         for cell, shown in zip(cells, [*discs[-1:], *discs[:-1]], strict=True):
             genome[span, *cell][:, disc] = shown
@@ -104,12 +106,14 @@ class TinyLatents:
     """Genomes are what the tiny codec decodes, float32 (C, F, R, K). bank: such latents of other puzzles' planners."""
 
     codec: TinyCodec
-    first_BYXC: NDArray[np.uint8]
-    num_frames: int
+    shortcuts_BTYXC: NDArray[np.uint8]
     bank: NDArray[np.float32]
 
     def start(self, kind: str, climber: int, rng: np.random.Generator) -> Genome:
-        still = self.codec.encode(np.repeat(self.first_BYXC[climber][None, None], self.num_frames, axis=1))[0].numpy()
+        video = self.shortcuts_BTYXC[climber]
+        if kind == "shortcut":
+            return self.codec.encode(video[None])[0].numpy()
+        still = self.codec.encode(np.repeat(video[:1], len(video), axis=0)[None])[0].numpy()
         if kind == "noise":
             return rng.standard_normal(still.shape, np.float32)
         if kind == "rectangles":
@@ -147,8 +151,9 @@ class TinyLatents:
 
     def videos(self, genomes: list[Genome]) -> NDArray[np.uint8]:
         latents = torch.from_numpy(np.stack(genomes).astype(np.float32, copy=False))
-        videos = self.codec.decode(self.codec.encode_first(self.first_BYXC), latents)
-        videos[:, 0] = self.first_BYXC
+        first_BYXC = self.shortcuts_BTYXC[:, 0]
+        videos = self.codec.decode(self.codec.encode_first(first_BYXC), latents)
+        videos[:, 0] = first_BYXC
         return videos
 
 
@@ -157,25 +162,27 @@ class LowFrequencies:
     """Genomes are the low frequencies of what is added to the still first frame: float32 (T, P, Q, 3) coefficients of the
     orthonormal cosine transform (DCT-II), P and Q the lowest of rows and columns. They cannot hold tiles."""
 
-    first_BYXC: NDArray[np.uint8]
-    num_frames: int
+    shortcuts_BTYXC: NDArray[np.uint8]
     rows: int = 16
     cols: int = 20
 
     def __post_init__(self) -> None:
-        height, width = self.first_BYXC.shape[1:3]
-        sides = ((self.num_frames, self.num_frames), (height, self.rows), (width, self.cols))
+        _, frames, height, width, _ = self.shortcuts_BTYXC.shape
+        sides = ((frames, frames), (height, self.rows), (width, self.cols))
         self._bases = [_cosines(length, count) for length, count in sides]
 
     def start(self, kind: str, climber: int, rng: np.random.Generator) -> Genome:
-        shape = (self.num_frames, self.rows, self.cols, 3)
+        video = self.shortcuts_BTYXC[climber].astype(np.float32)
+        shape = (len(video), self.rows, self.cols, 3)
         if kind == "static":
             return np.zeros(shape, np.float32)
         if kind == "noise":
             return rng.normal(0, 100, shape).astype(np.float32)
-        added = np.zeros((self.num_frames, *self.first_BYXC.shape[1:]), np.float32)
-        for _ in range(8):
-            added[_span(rng, self.num_frames), *_box(rng, added.shape[1:3])] = rng.uniform(-128, 128, 3)
+        added = video - video[0]
+        if kind == "rectangles":
+            added[:] = 0
+            for _ in range(8):
+                added[_span(rng, len(video)), *_box(rng, video.shape[1:3])] = rng.uniform(-128, 128, 3)
         return np.einsum("tyxc,at,py,qx->apqc", added, *self._bases, optimize=True)
 
     def mutate(self, genome: Genome, climber: int, tiles: bool, rng: np.random.Generator) -> None:
@@ -186,8 +193,9 @@ class LowFrequencies:
 
     def videos(self, genomes: list[Genome]) -> NDArray[np.uint8]:
         added = np.einsum("bapqc,at,py,qx->btyxc", np.stack(genomes), *self._bases, optimize=True)
-        videos = np.clip(self.first_BYXC[:, None] + added, 0, 255).round().astype(np.uint8)
-        videos[:, 0] = self.first_BYXC
+        first_BYXC = self.shortcuts_BTYXC[:, 0]
+        videos = np.clip(first_BYXC[:, None] + added, 0, 255).round().astype(np.uint8)
+        videos[:, 0] = first_BYXC
         return videos
 
 
