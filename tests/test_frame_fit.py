@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vrlvr import puzzles
-from vrlvr.frame_fit import UNSEEN, Fit, best, fits, place
+from vrlvr.frame_fit import UNSEEN, WAYS, Fit, best, fits, place
 from vrlvr.puzzles import ROOMS, board
 
 TARGET = (480, 832)
@@ -62,6 +62,7 @@ def test_the_way_that_a_frame_was_made_is_found_and_undone(way, size):
 )
 def test_the_same_aspect_is_scaled(source, names):
     assert [fit.name for fit in fits(source, TARGET)] == names
+    assert set(names) <= set(WAYS)
 
 
 def test_a_strip_is_never_enlarged_without_bound():

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+WAYS = ("same size", "scaled", "stretched", "letterboxed", "cropped")
 SAME_ASPECT = 0.02
 UNSEEN = (255, 120, 135)  # as far from the looks of all cells as a colour can be
 _LARGEST = 4096 * 4096
@@ -28,7 +29,7 @@ Size = tuple[int, int]  # height, width
 
 @dataclass(frozen=True)
 class Fit:
-    """A frame is scaled to height x width; its corner then lies at (top, left) of the frame that is wanted."""
+    """One of WAYS. A frame is scaled to height x width; its corner then lies at (top, left) of the frame that is wanted."""
 
     name: str
     height: int

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from vrlvr import sandbox
 from vrlvr.errors import UserError
+from vrlvr.frame_fit import WAYS
 from vrlvr.sandbox import printable
 from vrlvr.video_decoder import MAX_MESSAGE
 
@@ -58,6 +59,14 @@ class Decoded:
     fit: str
 
 
+class Unreadable(UserError):
+    """A video that is not read. cause: why, in words that follow its name."""
+
+    def __init__(self, path: Path, cause: str) -> None:
+        self.cause = printable(cause)
+        super().__init__(f"{printable(str(path))} {self.cause}")
+
+
 class Decoder:
     """A child process for one video after the other. Threads may share it: they wait for each other.
 
@@ -85,7 +94,7 @@ class Decoder:
     def read(self, path: Path, reference_YXC: NDArray[np.uint8] | None = None) -> Decoded:
         """Decodes a video, into the size of the first frame that its maker was given if that is known (see frame_fit).
 
-        Raises UserError, one line with the file and the cause, for whatever is no complete video within the limits.
+        Raises Unreadable, one line with the file and the cause, for whatever is no complete video within the limits.
         """
         try:
             with self._lock, _open(path, self.limits) as file, _shared_memory(self.limits.video_bytes) as memory:
@@ -94,7 +103,7 @@ class Decoder:
                 answer = self._ask(file, memory, reference_YXC)
                 return _decoded(answer, memory, reference_YXC, self.limits)
         except _Refused as error:
-            raise UserError(f"{printable(str(path))} {printable(str(error))}") from error
+            raise Unreadable(path, str(error)) from error
 
     def _ask(self, file: BinaryIO, memory: BinaryIO, reference_YXC: NDArray[np.uint8] | None) -> Mapping[str, Any]:
         if self._child is None or not self._child.alive():
@@ -158,7 +167,7 @@ class _Child:
             return self._answer(time.monotonic() + limits.wall_seconds)
         except TimeoutError as error:
             raise _Refused(f"takes more than {limits.wall_seconds} seconds to be decoded") from error
-        except BrokenPipeError as error:
+        except ConnectionError as error:
             raise _Refused(self._death()) from error
 
     def _answer(self, deadline: float) -> Mapping[str, Any]:
@@ -176,7 +185,7 @@ class _Child:
                 raise _Refused("makes the decoder answer nonsense")
         try:
             answer = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _Refused("makes the decoder answer nonsense") from error
         if not isinstance(answer, dict):
             raise _Refused("makes the decoder answer nonsense")
@@ -191,7 +200,7 @@ class _Child:
         if code == -signal.SIGXCPU:
             return "takes too much processor time to be decoded"
         if code < 0:
-            return f"makes the decoder crash ({signal.Signals(-code).name})"
+            return f"makes the decoder crash ({signal.strsignal(-code)})"
         return f"makes the decoder crash (exit code {code})"
 
 
@@ -241,13 +250,7 @@ def _decoded(
         raise _Refused("makes the decoder answer nonsense") from error
     whole = all(type(number) is int and number > 0 for number in (*shape, *source))
     expected = reference_YXC is None or shape[1:] == reference_YXC.shape[:2]
-    if (
-        not whole
-        or not expected
-        or len(source) != 2
-        or not isinstance(fit, str)
-        or 3 * math.prod(shape) > limits.video_bytes
-    ):
+    if not whole or not expected or len(source) != 2 or fit not in WAYS or 3 * math.prod(shape) > limits.video_bytes:
         raise _Refused("makes the decoder answer nonsense")
     size = 3 * shape[0] * shape[1] * shape[2]
     frames = mmap.mmap(memory.fileno(), size, access=mmap.ACCESS_COPY)  # lives as long as the array

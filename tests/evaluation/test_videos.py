@@ -152,7 +152,7 @@ def test_missing_and_undecodable_videos_count_and_score_nothing(data, videos, tm
     assert [rows[task]["num_undecodable"] for task in ROOMS] == [0, 1, 1]
     by_id = {line["id"]: line for line in lines(out)}
     assert by_id["maze-00000"]["status"] == "missing"
-    assert "neither MP4 nor WebM" in by_id["flowfree-00001"]["note"]
+    assert by_id["flowfree-00001"]["note"] == "flowfree-00001.mp4 is neither MP4 nor WebM"
     assert "no regular file" in by_id["sokoban-00000"]["note"]
     printed = capsys.readouterr().out
     assert "3 judged, 1 missing, 2 undecodable" in printed
@@ -169,7 +169,7 @@ def test_a_link_out_of_the_folder_is_not_followed(data, videos, tmp_path):
     (videos / f"{items[1].id}.mp4").symlink_to("kept/a.mp4")
     outcomes = judge_folder(videos, items[:2])
     assert [outcome.status for outcome in outcomes] == ["undecodable", "judged"]
-    assert "link out of its folder" in outcomes[0].note
+    assert outcomes[0].note == f"{items[0].id}.mp4 is a link out of its folder; copy the file there"
     shutil.move(videos / "kept" / "a.mp4", tmp_path / "maze")  # and a task's folder that is a link
     tasks = tmp_path / "tasks"
     tasks.mkdir()

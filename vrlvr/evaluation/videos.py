@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from vrlvr.evaluation.benchmark import Item, Outcome, failed, read_items, write_
 from vrlvr.evaluation.tables import markdown, print_table, published_rows
 from vrlvr.evaluation.video_names import Found, find_videos
 from vrlvr.frame_fit import Size
-from vrlvr.hostile_video import Limits, shared_decoder
+from vrlvr.hostile_video import Limits, Unreadable, shared_decoder
 from vrlvr.sandbox import printable
 
 _LISTED = 5  # names in a warning
@@ -92,13 +92,16 @@ def _judge_all(folder: Path, items: Sequence[Item], found: Found, workers: int |
     outcomes = []
     with Progress(*columns) as progress:
         bar = progress.add_task("videos judged", total=len(answers))
-        for outcome in _outcomes(partial(_judge, folder), answers, processes):
-            outcomes.append(outcome)
-            progress.advance(bar)
+        with closing(_outcomes(partial(_judge, folder), answers, processes)) as judged:
+            for outcome in judged:
+                outcomes.append(outcome)
+                progress.advance(bar)
     return outcomes
 
 
-def _outcomes(job: Callable[[Answer], Outcome], answers: Sequence[Answer], processes: int) -> Iterator[Outcome]:
+def _outcomes(
+    job: Callable[[Answer], Outcome], answers: Sequence[Answer], processes: int
+) -> Generator[Outcome, None, None]:
     """The outcome of each answer, in their order. After a failure or Ctrl-C, nothing new is begun."""
     if processes == 1:
         yield from map(job, answers)
@@ -139,17 +142,17 @@ def _judge(folder: Path, answer: Answer) -> Outcome:
     first_frame = puzzles.render_first_frame(item.puzzle, *_size(item))
     try:
         decoded = shared_decoder().read(_inside(folder, name), first_frame)
-    except UserError as error:
-        return replace(failed(item, "undecodable"), note=str(error))
+    except Unreadable as error:
+        return replace(failed(item, "undecodable"), note=f"{printable(name)} {error.cause}")
     note = "" if decoded.fit == "same size" else f"{decoded.fit} from {decoded.source[0]}x{decoded.source[1]}"
     return Outcome(item, "judged", puzzles.verify(item.puzzle, decoded.video_TYXC), note)
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The file itself where links lead to it. Raises UserError if that lies outside the folder."""
+    """The file itself where links lead to it. Raises Unreadable if that lies outside the folder."""
     path = Path(os.path.realpath(folder / name))
     if not path.is_relative_to(os.path.realpath(folder)):
-        raise UserError(f"{printable(str(folder / name))} is a link out of its folder; copy the file there")
+        raise Unreadable(folder / name, "is a link out of its folder; copy the file there")
     return path
 
 
