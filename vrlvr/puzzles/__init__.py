@@ -77,7 +77,11 @@ def _start(puzzle: Puzzle) -> NDArray[np.int8]:
 
 
 def verify(puzzle: Puzzle, video: NDArray[np.uint8]) -> Verdict:
-    """Judges video_TYXC (uint8 RGB) of any size that the board fits, by the puzzle's own state and rules."""
+    """Judges video_TYXC (uint8 RGB) of any size that the board fits, by the puzzle's own state and rules.
+
+    Every frame counts and between two frames at most one move is made, whatever the frame rate: a video that lost frames is
+    lawful as long as each state is still shown. Colours may be off by as much as `calibrate` allows, told by frame 0.
+    """
     room = room_of(puzzle)
     labels, rmse = board.read(video, room.LOOKS, puzzle.rows, puzzle.cols, start=_start(puzzle))
     return room.judge(puzzle, labels, rmse)
