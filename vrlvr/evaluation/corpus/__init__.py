@@ -7,7 +7,15 @@
 Read every video as one of a board that was drawn at scene.height x scene.width (`verify_many(..., size=...)`).
 """
 
-from vrlvr.evaluation.corpus import common, flow_free_attacks, honest_videos, maze_attacks, sokoban_attacks
+from vrlvr.evaluation.corpus import (
+    common_pixels,
+    common_states,
+    flow_free_attacks,
+    honest_videos,
+    maze_attacks,
+    sokoban_attacks,
+)
+from vrlvr.evaluation.corpus.making import of_states
 from vrlvr.evaluation.corpus.scene import SCENES, Maker, Scene, Video, puzzle_of
 
 _ROOMS = {"maze": maze_attacks, "flowfree": flow_free_attacks, "sokoban": sokoban_attacks}
@@ -18,8 +26,8 @@ __all__ = ["SCENES", "Maker", "Scene", "Video", "attacks", "honest", "puzzle_of"
 def attacks(task: str) -> dict[str, Maker]:
     """The attacks on a task by name. None of their videos is a solution, by construction."""
     room = _ROOMS[task]
-    in_states = {attack.__name__: common.of_states(attack) for attack in (*common.STATES, *room.STATES)}
-    return in_states | {attack.__name__: attack for attack in (*common.PIXELS, *room.PIXELS)}
+    in_states = {attack.__name__: of_states(attack) for attack in (*common_states.STATES, *room.STATES)}
+    return in_states | {attack.__name__: attack for attack in (*common_pixels.PIXELS, *room.PIXELS)}
 
 
 def honest(task: str) -> dict[str, Maker]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vrlvr.evaluation.corpus.common import Rng, StateAttack, darkened, faint, solution
+from vrlvr.evaluation.corpus.making import Rng, StateAttack, darkened, faint, solution
 from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, cell_box, draw, plan, timed
 from vrlvr.puzzles.flow_free import LOOKS, Puzzle
 from vrlvr.puzzles.flow_free.puzzle import MAX_COLOURS

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vrlvr.evaluation.corpus import walkers
-from vrlvr.evaluation.corpus.common import Rng, StateAttack, faded
+from vrlvr.evaluation.corpus import walker_attacks, walkers
+from vrlvr.evaluation.corpus.making import Rng, StateAttack, faded
 from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, draw
 from vrlvr.evaluation.corpus.walkers import FLOOR, GOAL, WALL, Thing, beeline, fitted, labelled, path_of, with_ground
 from vrlvr.puzzles.grid import around
@@ -130,7 +130,7 @@ def around_the_edge(puzzle: Puzzle, scene: Scene, rng: Rng) -> States:
 
 def slides_through_walls(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
     """A disc glides smoothly to the goal, through walls, and rests there."""
-    video = walkers.without_agent(puzzle, scene)
+    video = walker_attacks.without_agent(puzzle, scene)
     centres = walkers.slide(puzzle, scene, _over_a_wall(puzzle, rng, puzzle.start))
     centres[0] = np.nan
     return walkers.discs(puzzle, scene, video, centres, walkers.AGENT_COLOUR.tolist(), 35)
@@ -149,7 +149,7 @@ def walls_fade(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
 
 
 STATES: tuple[StateAttack, ...] = (
-    *walkers.STATES,
+    *walker_attacks.STATES,
     through_walls_straight,
     through_a_wall_mid_path,
     under_the_walls,
@@ -162,4 +162,4 @@ STATES: tuple[StateAttack, ...] = (
     diagonal_moves,
     around_the_edge,
 )
-PIXELS: tuple[Maker, ...] = (*walkers.PIXELS, slides_through_walls, walls_fade)
+PIXELS: tuple[Maker, ...] = (*walker_attacks.PIXELS, slides_through_walls, walls_fade)

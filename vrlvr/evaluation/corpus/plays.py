@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from vrlvr.evaluation.corpus.common import Rng, solution
+from vrlvr.evaluation.corpus.making import Rng, solution
 from vrlvr.evaluation.corpus.rules import solves
 from vrlvr.evaluation.corpus.scene import Scene, States, plan
 from vrlvr.evaluation.corpus.walkers import Thing, Walked, labelled, path_of

@@ -12,7 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 from PIL import Image
 
-from vrlvr.evaluation.corpus.common import Rng
+from vrlvr.evaluation.corpus.making import Rng
 from vrlvr.evaluation.corpus.rules import solves
 from vrlvr.evaluation.corpus.scene import Scene, States, Video, distinct, draw, place
 from vrlvr.puzzles import Puzzle

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vrlvr.evaluation.corpus import walkers
-from vrlvr.evaluation.corpus.common import Rng, StateAttack, solution
+from vrlvr.evaluation.corpus import walker_attacks, walkers
+from vrlvr.evaluation.corpus.making import Rng, StateAttack, solution
 from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, cell_box, draw, plan
 from vrlvr.evaluation.corpus.walkers import GOAL, WALL, Thing, a_floor, beeline, fitted, labelled, path_of, with_ground
 from vrlvr.puzzles.grid import OFF_BOARD, OPPOSITE, around, distances_from, neighbours
@@ -224,7 +224,7 @@ def boxes_recoloured(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
 
 
 STATES: tuple[StateAttack, ...] = (
-    *walkers.STATES,
+    *walker_attacks.STATES,
     boxes_teleport,
     boxes_walk_alone,
     box_pulled,
@@ -241,4 +241,4 @@ STATES: tuple[StateAttack, ...] = (
     solution_left,
     agent_and_box_change_places,
 )
-PIXELS: tuple[Maker, ...] = (*walkers.PIXELS, targets_painted_as_done, boxes_recoloured)
+PIXELS: tuple[Maker, ...] = (*walker_attacks.PIXELS, targets_painted_as_done, boxes_recoloured)
