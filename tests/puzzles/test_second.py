@@ -98,6 +98,16 @@ def test_a_patch_of_a_quarter_of_a_cell_is_seen_wherever_it_lies(case: Case) -> 
     assert seen > 10
 
 
+@pytest.mark.parametrize("case", FULL, ids=str)
+def test_a_spot_of_a_colour_that_no_look_has_is_seen(case: Case) -> None:
+    puzzle, place = puzzle_of(case, 0), place_of(case)
+    for cell in range(puzzle.rows * puzzle.cols):
+        video = oracle(case, puzzle)[:2].copy()
+        top, left = (place.cell * at + place.cell * 3 // 8 for at in divmod(cell, puzzle.cols))
+        video[1, place.top + top :, place.left + left :][: place.cell // 4, : place.cell // 4] = (255, 0, 128)
+        assert second_verify(puzzle, video).broken_rule == UNREADABLE
+
+
 def place_of(case: Case) -> board.Layout:
     return board.layout(*case_board(case), case.height, case.width)
 
@@ -149,6 +159,14 @@ def test_a_board_that_does_not_fit_is_refused() -> None:
         second_verify(puzzle_of(case, 0), np.zeros((5, 8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match=r"cannot be read .* enlarge them"):
         second_verify(puzzle_of(case, 0), np.zeros((5, 6, 8, 3), np.uint8), (case.height, case.width))
+
+
+@pytest.mark.parametrize(
+    "video", [np.zeros((0, 16, 20, 3), np.uint8), np.zeros((5, 16, 20, 3)), np.zeros((16, 20, 3), np.uint8)]
+)
+def test_what_is_no_video_is_refused(video: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="must be uint8"):
+        second_verify(puzzle_of(TINY[0], 0), video)
 
 
 def test_noise_is_unreadable() -> None:

@@ -22,8 +22,10 @@ def second_verify(puzzle: Puzzle, video_TYXC: NDArray[np.uint8], size: tuple[int
     """Judges video_TYXC (uint8 RGB) of any size that the board fits, from all its pixels.
 
     size: height and width in which the board was drawn, if the video was scaled since. Raises ValueError where the board does
-    not fit.
+    not fit, or the array is no video.
     """
+    if video_TYXC.dtype != np.uint8 or video_TYXC.ndim != 4 or video_TYXC.shape[3] != 3 or not len(video_TYXC):
+        raise ValueError(f"video {video_TYXC.dtype} {video_TYXC.shape} must be uint8 (1 or more frames, Y, X, 3)")
     start_RK = room_of(puzzle).states(puzzle, puzzle.solution)[0]
     if isinstance(puzzle, maze.Puzzle):
         return maze_rules.judge(puzzle, read(video_TYXC, start_RK, maze_rules.GAME, size))

@@ -1,4 +1,4 @@
-"""The maze's rules as sets: all cells where the agent may be, moved on by a matrix each frame, kept where the frame agrees."""
+"""The maze's rules as sets: all cells where the agent may be, widened by a step each frame and kept where the frame agrees."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,41 +18,43 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.int16]) -> SecondVerdict:
     look exactly like the puzzle with the agent on a cell that it can have reached.
     progress: 1 - d / d0, moves still to go from the nearest cell reached, and from the start.
     """
-    shown = labels_TRK.reshape(len(labels_TRK), -1)
-    ground = np.frombuffer(puzzle.ground, np.int8)
-    cells = np.flatnonzero(ground != WALL)
-    beside = _beside(cells, puzzle.cols)
-    pictures = np.tile(ground, (len(cells), 1)).astype(np.int16)
-    pictures[np.arange(len(cells)), cells] = np.where(cells == puzzle.goal, AGENT_ON_GOAL, AGENT)
-    looks_like = (shown[:, None] == pictures).all(2)  # (T, free cells)
+    ground = np.frombuffer(puzzle.ground, np.int8).reshape(puzzle.rows, puzzle.cols)
+    free, goal = ground != WALL, ground == GOAL
+    changed = labels_TRK != ground
+    agent = changed & free & (labels_TRK == np.where(goal, AGENT_ON_GOAL, AGENT))
+    agent &= (changed.sum((1, 2)) == 1)[:, None, None]  # nothing else may differ from the bare ground
 
-    may_go = beside | np.eye(len(cells), dtype=bool)
-    may_go[cells == puzzle.goal] = cells == puzzle.goal
-    to_go = _moves_to(cells == puzzle.goal, beside)
-    here = cells == puzzle.start
+    to_go = _moves_to(goal, free)
+    here = np.zeros_like(free)
+    here.flat[puzzle.start] = True
     total = nearest = to_go[here].min()
-    for frame, fits in enumerate(looks_like):
-        here = fits & (here if frame == 0 else here @ may_go)
+    for frame, seen in enumerate(agent):
+        here = seen & (here if frame == 0 else here | _beside(here & ~goal))
         if not here.any():
-            return SecondVerdict(
-                False, float(1 - nearest / total), broken_by(frame, shown[frame], bool(fits.any())), frame
-            )
+            rule = broken_by(frame, labels_TRK[frame], bool(seen.any()))
+            return SecondVerdict(False, float(1 - nearest / total), rule, frame)
         nearest = min(nearest, to_go[here].min())
     if nearest == 0:  # no way leads off the goal
         return SecondVerdict(True, 1.0, None, None)
-    return SecondVerdict(False, float(1 - nearest / total), NOT_SOLVED, len(shown) - 1)
+    return SecondVerdict(False, float(1 - nearest / total), NOT_SOLVED, len(labels_TRK) - 1)
 
 
-def _beside(cells: NDArray[np.intp], cols: int) -> NDArray[np.bool_]:
-    """Which of the cells share a side: one step apart in rows and columns together."""
-    place = np.stack(np.divmod(cells, cols))
-    return np.abs(place[:, :, None] - place[:, None, :]).sum(0) == 1
+def _beside(cells_RK: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The cells that share a side with one of these."""
+    beside = np.zeros_like(cells_RK)
+    beside[1:] |= cells_RK[:-1]
+    beside[:-1] |= cells_RK[1:]
+    beside[:, 1:] |= cells_RK[:, :-1]
+    beside[:, :-1] |= cells_RK[:, 1:]
+    return beside
 
 
-def _moves_to(goal: NDArray[np.bool_], beside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Fewest moves from each cell to the goal, inf where there is no way; all cells within n moves are found in n rounds."""
-    moves, within = np.where(goal, 0, np.inf), goal
-    while (wider := within | within @ beside).sum() > within.sum():
-        moves[wider & ~within] = moves[within].max() + 1
-        within = wider
+def _moves_to(goal_RK: NDArray[np.bool_], free_RK: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Fewest moves from each cell to the goal, inf where there is no way: in round n all cells n moves away are found."""
+    moves, found = np.full(goal_RK.shape, np.inf), goal_RK
+    away = 0
+    while found.any():
+        moves[found] = away
+        away += 1
+        found = _beside(found) & free_RK & np.isinf(moves)
     return moves

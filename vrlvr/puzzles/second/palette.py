@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vrlvr.puzzles import board
 
-GAINS = np.linspace(0.7, 1.3, 13)  # how bright a video may be
+GAINS = np.linspace(0.5, 1.3, 17)  # how bright a video may be
 _SAME_TONE = 60.0  # tones nearer than this (levels, Euclidean) count as one; no two looks differ by them alone
 _FOREIGN = 85.0  # a pixel farther than this from every tone and mixture is foreign
 _PURE = 30.0  # one nearer than this is no mixture
@@ -67,12 +67,13 @@ def palette_of(game: Game, gain: float = 1.0) -> Palette:
     for drawn, n in {(tuple(colour), n) for colour, n in zip(shown.reshape(-1, 3), of_look, strict=True)}:
         distance[n] = np.minimum(distance[n], _to_mixture(grid, np.array(drawn), np.array(drawn)))
     nearest, least = distance.argmin(0), distance.min(0)
-    known = least <= _FOREIGN
+    near, pure = _FOREIGN * min(gain, 1), _PURE * min(gain, 1)  # in the dark, colours lie closer together
+    known = least <= near
     mixed = {(tuple(shown[i, k]), tuple(shown[j, k])) for i, j in game.changes for k in (0, 1)}  # in time
     mixed |= {(tuple(rim), tuple(core)) for rim, core in shown}  # and in space
     for a, b in mixed:
-        known |= _to_mixture(grid, np.array(a), np.array(b)) <= _FOREIGN
-    vote = np.where(known, np.where(least <= _PURE, len(tones) + nearest, nearest), 2 * len(tones))
+        known |= _to_mixture(grid, np.array(a), np.array(b)) <= near
+    vote = np.where(known, np.where(least <= pure, len(tones) + nearest, nearest), 2 * len(tones))
     mixes = [[_to_mixture(np.array(tones), a, b) <= 2 * _PURE for b in tones] for a in tones]
     background = np.argmin([np.linalg.norm(np.array(board.BACKGROUND) - tone) for tone in tones])
     return Palette(of_look.reshape(-1, 2), vote.astype(np.intp), np.array(mixes), int(background))

@@ -1,8 +1,7 @@
 """Boards off a video by votes: every pixel of the board is classified, and each cell counts the votes of its areas.
 
 The first frame must show the puzzle, so it tells how bright the video is. A pixel then votes for a tone of the game's looks.
-A cell's rim and core must each be won by one tone; and no tile of it may hold more than a trace of what cannot be there: at
-edges and borders all that lies between the tones beside them can, but no third one.
+A cell's rim and core must each be won by one tone; and no tile of it may hold more than a trace of what cannot be there.
 
 Shapes: T frames, Y/X pixel rows/columns, R/K board rows/columns, L labels, N tones, V = 2N + 1 votes.
 """
@@ -17,8 +16,7 @@ from vrlvr.puzzles.second.palette import GAINS, Game, Palette, palette_of
 UNCLEAR = -1
 
 _WON = 0.5  # the share of its pixels by which a tone wins an area
-_UNKNOWN = 0.3  # the share of its pixels that may be foreign
-_TRACE = 0.15  # the share of a tile's pixels that may purely be of tones that cannot be there
+_TRACE = 0.15  # the share of a tile's pixels that may be what cannot be there
 
 
 def read(
@@ -44,12 +42,10 @@ def read(
     label_of[palette.looks[:, 0], palette.looks[:, 1]] = np.arange(len(game.looks))
     rim = won[..., RIM, :].argmax(-1)
     core = np.where(label_of[rim] == UNCLEAR, -1, won[..., CORE, :]).argmax(-1)  # of the looks with that rim
-    pixels = areas.sizes.sum(2)
-    legible = by_area[..., -1] <= _UNKNOWN * pixels
+    legible = np.ones(rim.shape, bool)
     for area, tone in ((RIM, rim), (CORE, core)):
         votes = np.take_along_axis(won[..., area, :], tone[..., None], -1)[..., 0]
-        legible[..., area] &= votes >= _WON * pixels[..., area]
-    legible = legible[..., RIM] & legible[..., CORE]
+        legible &= votes >= _WON * areas.sizes.sum(2)[..., area]
     if areas.banded:
         strange = strangers(counts, palette, rim, core)
         legible &= (strange <= _TRACE * areas.sizes.sum(3)).all(3)
@@ -87,7 +83,10 @@ def count_votes(video_TYXC: NDArray[np.uint8], palette: Palette, areas: Areas) -
 def strangers(
     counts: NDArray[np.float32], palette: Palette, rim_tone: NDArray[np.intp], core_tone: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """The pixels of each tile that purely are of a tone that cannot be there, (T, R, K, tiles), given each cell's tones."""
+    """The pixels of each tile that cannot be there, given each cell's tones: (T, R, K, tiles).
+
+    That is purely of another tone; in an edge or border, of none that lies between those beside it; in rim and core, foreign.
+    """
     n = palette.tones
     rim, core = np.eye(n, dtype=bool)[rim_tone], np.eye(n, dtype=bool)[core_tone]
     rows, cols = rim.shape[1:3]
@@ -95,10 +94,11 @@ def strangers(
     around[..., palette.background] = True
     around[:, 1:-1, 1:-1] = rim
     beside = np.logical_or.reduce([around[:, i : i + rows, j : j + cols] for i in range(3) for j in range(3)])
-    strange = np.empty((*rim.shape[:3], AREAS, n), np.float32)
-    strange[..., RIM, :], strange[..., CORE, :] = ~rim, ~core
+    strange = np.zeros((*rim.shape[:3], AREAS, n + 1), np.float32)
+    strange[..., [RIM, CORE], n] = 1
+    strange[..., RIM, :n], strange[..., CORE, :n] = ~rim, ~core
     for area, tones in ((EDGE, rim | core), (BORDER, beside)):
         pairs = (tones[..., :, None] & tones[..., None, :]).reshape(-1, n * n).astype(np.float32)
         between = pairs @ palette.mixes.reshape(n * n, n).astype(np.float32)
-        strange[..., area, :] = between.reshape(tones.shape) == 0
-    return np.einsum("trkian,trkan->trki", counts[..., n : 2 * n], strange)
+        strange[..., area, :n] = between.reshape(tones.shape) == 0
+    return np.einsum("trkian,trkan->trki", counts[..., n:], strange)

@@ -70,7 +70,8 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.int16]) -> SecondVerdict:
     """Judges what `reading.read` gave.
 
     From one frame to the next the agent stays or makes one of its legal moves; once every box is on a target no box moves.
-    progress: 1 - d / d0, moves still to go from the nearest state reached, and from the start.
+    progress: 1 - d / d0, moves still to go from the nearest state reached, and from the start; 0 where the search for d0 gives
+    up.
     """
     level = _Level(puzzle)
     state, reached = level.start, {level.start}
@@ -101,6 +102,5 @@ def _is_possible(puzzle: Puzzle, level: _Level, labels_RK: NDArray[np.int16]) ->
 def _progress(level: _Level, reached: set[State]) -> float:
     if len(reached) == 1:
         return 0.0  # spares the search
-    total = level.moves_left([level.start])
-    left = level.moves_left(reached)
-    return 1 - left / total if left < total else 0.0
+    total, left = level.moves_left([level.start]), level.moves_left(reached)
+    return 1 - left / total if left < total < np.inf else 0.0
