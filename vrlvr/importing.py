@@ -116,7 +116,10 @@ def _sources(files: Sequence[Path], format: Format) -> Iterator[Source]:
 def _expanded(files: Sequence[Path]) -> Iterator[Path]:
     for path in files:
         if path.is_dir():
-            inside = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES and entry.is_file())
+            try:
+                inside = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES and entry.is_file())
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror}); name a folder that can") from error
             if not inside:
                 raise UserError(f"{path} holds no file that ends in {', '.join(SUFFIXES)}; name the files")
             yield from inside

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vrlvr import puzzles
 from vrlvr.cli import main
@@ -107,7 +108,7 @@ def test_a_short_search_fools_nobody_and_is_written_down(tmp_path, capsys, space
     shown = capsys.readouterr().out
     assert shown.count("| impossible |") == 12
     assert main(["eval", "search", "--out", str(tmp_path / "b"), *options]) == 0
-    assert json.loads((tmp_path / "b" / "search.json").read_text(encoding="utf-8")) == report
+    assert json.loads((tmp_path / "b" / "search.json").read_text(encoding="utf-8"))["rows"] == rows
 
 
 def test_climbers_who_know_tiles_do_climb(tmp_path):
@@ -136,7 +137,8 @@ def test_whoever_fools_a_verifier_is_caught(tmp_path, monkeypatch):
     assert sum(row["not_solutions"] for row in json.loads((tmp_path / "search.json").read_text())["rows"]) > 0
     kept = sorted((tmp_path / "fooled").glob("*.png"))
     assert kept
-    assert puzzles.load(kept[0].with_suffix(".json")).task == "maze"
+    assert all(puzzles.load(path.with_suffix(".json")).task == "maze" for path in kept)
+    assert {Image.open(path).size for path in kept} == {(NUM_FRAMES * 20, 16)}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ from vrlvr.evaluation.search_spaces import Space
 from vrlvr.puzzles import DENSE_REWARD, Puzzle, board
 from vrlvr.puzzles.verdict import Verdict, reward
 
-_TIES = (
-    0.03  # how often a change that earns just as much is kept: more reaches less, as it wanders off from what is legal
-)
+# How often a change that earns just as much is kept: more often reaches less, as it wanders off from what is legal.
+_TIES = 0.03
 _PATIENCE = 200  # changes without gain, after which a climber goes back to its best
 
 
@@ -40,7 +39,7 @@ class Climber:
 
 
 def climb(climbers: list[Climber], space: Space, queries: int, seed: int, fooled: Path) -> None:
-    """Lets every climber ask `queries` verdicts. Videos that are called solved and are not go to the folder `fooled`."""
+    """Lets every climber ask `queries` verdicts. The first video of each that is called solved and is not goes to `fooled`."""
     rng = np.random.default_rng(seed)
     weights = DENSE_REWARD[climbers[0].puzzle.task]
     genomes = [space.start(climber.start, i, rng) for i, climber in enumerate(climbers)]
@@ -56,7 +55,10 @@ def climb(climbers: list[Climber], space: Space, queries: int, seed: int, fooled
             earned = reward(verdict, weights)
             if verdict.solved and not _is_solution(climber, videos[i]):
                 climber.not_solutions += 1
-                _save(fooled, climber, videos[i])
+                if climber.not_solutions == 1:
+                    _save(
+                        fooled / f"{climber.puzzle.task}-{climber.boards}-{climber.start}-{i:03d}", climber, videos[i]
+                    )
             if _take(climber, verdict, earned, rng):
                 genomes[i] = tried[i]
             if earned > climber.best_reward:
@@ -87,11 +89,11 @@ def _is_solution(climber: Climber, video_TYXC: NDArray[np.uint8]) -> bool:
     return climber.boards != "impossible" and is_solution(puzzle, labels)
 
 
-def _save(folder: Path, climber: Climber, video_TYXC: NDArray[np.uint8]) -> None:
+def _save(stem: Path, climber: Climber, video_TYXC: NDArray[np.uint8]) -> None:
     """The video as a PNG, its frames from left to right, and the puzzle."""
-    name = f"{climber.puzzle.task}-{climber.boards}-{climber.start}-{climber.queries:05d}"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / f"{name}.png") as path:
+    with writing(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(stem.with_suffix(".png")) as path:
         Image.fromarray(np.concatenate(list(video_TYXC), axis=1)).save(path, format="PNG")
-    puzzles.save(climber.puzzle, folder / f"{name}.json")
+    with replacing(stem.with_suffix(".json")) as path:
+        puzzles.save(climber.puzzle, path)
