@@ -20,7 +20,7 @@ from vrlvr.errors import UserError
 from vrlvr.sandbox import printable
 
 MAX_MEMBERS = 200_000
-MAX_BYTES = 256 * sandbox.GIB
+MAX_BYTES = 64 * sandbox.GIB
 MAX_SECONDS = 4 * 3600
 MEMORY_BYTES = sandbox.GIB
 

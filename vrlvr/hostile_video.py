@@ -45,7 +45,7 @@ class Limits:
     frames: int = 3600
     video_bytes: int = 2 * sandbox.GIB
     seconds: int = 300
-    memory_bytes: int = sandbox.GIB
+    memory_bytes: int = 3 * sandbox.GIB // 2
     cpu_seconds: int = 60
     wall_seconds: int = 120
 
