@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vrlvr.evaluation.corpus import SCENES, attacks, honest, puzzle_of
-from vrlvr.evaluation.corpus.common import of_states
+from vrlvr.evaluation.corpus.making import of_states
 from vrlvr.evaluation.corpus.plays import PLAYS
 from vrlvr.evaluation.corpus.recordings import hue_matrix
 from vrlvr.evaluation.corpus.rules import solves

@@ -11,7 +11,7 @@ from vrlvr.evaluation.verifiers import evaluate_verifiers
 
 
 def video(kind, task, name, first, second, rule=None, dense=0.0):
-    return Judged("v", "tiny", kind, task, name, 0, {"first": first, "second": second}, rule, dense)
+    return Judged("v", "tiny", kind, task, name, 0, {"first": first, "second": second}, dense, rule)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,6 @@ def test_bad_options_are_refused_in_a_line(options, message, tmp_path):
 
 
 def test_a_damaged_journal_is_refused(tmp_path):
-    (tmp_path / "verifiers.jsonl").write_text('{"task": 3}\n')
+    (tmp_path / "verifiers.jsonl").write_text('{"task": 3}\n')  # a last line that a crash cut off is dropped, no other
     with pytest.raises(UserError, match="is no journal of"):
         evaluate_verifiers(tmp_path, num_seeds=1, size="tiny", tasks="maze", workers=1)

@@ -11,7 +11,7 @@ SHOULD_BE_SOLVED: dict[Kind, bool] = {"attacks": False, "honest": True}
 
 @dataclass(frozen=True)
 class Judged:
-    """One video of the corpus. solved: by verifier. rule: the first one's broken rule. dense: its default dense reward."""
+    """One video of the corpus. solved: by verifier. dense: the first one's default reward. rule: the one it saw broken."""
 
     version: str
     size: str
@@ -20,8 +20,8 @@ class Judged:
     name: str
     seed: int
     solved: dict[str, bool]
-    rule: str | None
     dense: float
+    rule: str | None = None
 
 
 @dataclass(frozen=True)

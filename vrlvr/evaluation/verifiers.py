@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vrlvr.atomic_write import write_text
 from vrlvr.errors import UserError
 from vrlvr.evaluation.corpus import SCENES, attacks, honest, puzzle_of
+from vrlvr.evaluation.journal import Journal, open_journal
 from vrlvr.evaluation.verifier_rows import Judged, Kind, clopper_pearson, lines_of, markdown
 from vrlvr.puzzles import DENSE_REWARD, ROOMS, verify_many
 from vrlvr.puzzles.second import second_verify
@@ -71,19 +72,20 @@ def evaluate_verifiers(
         for number, name in enumerate(MAKERS[kind](task))
         for seed in range(first_seed, first_seed + num_seeds)
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    journal = out / "verifiers.jsonl"
-    done = [video for video in _read(journal) if video.version == version and set(video.solved) == set(judges)]
-    known = {(video.size, video.kind, video.task, video.name, video.seed) for video in done}
-    missing = [job for job in jobs if (job.size, job.kind, job.task, job.name, job.seed) not in known]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, journal.open("a", encoding="utf-8") as lines:
-        bar = progress.add_task("corpus", total=len(jobs), completed=len(jobs) - len(missing))
-        for video in _judge_all(missing, version, judges, min(workers or os.cpu_count() or 1, len(missing))):
-            lines.write(json.dumps(asdict(video), sort_keys=True) + "\n")
-            lines.flush()
-            done.append(video)
-            progress.advance(bar)
+    path = out / "verifiers.jsonl"
+    with open_journal(path) as journal:
+        done = [
+            video for video in _read(journal, path) if video.version == version and set(video.solved) == set(judges)
+        ]
+        known = {(video.size, video.kind, video.task, video.name, video.seed) for video in done}
+        missing = [job for job in jobs if (job.size, job.kind, job.task, job.name, job.seed) not in known]
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns) as progress:
+            bar = progress.add_task("corpus", total=len(jobs), completed=len(jobs) - len(missing))
+            for video in _judge_all(missing, version, judges, min(workers or os.cpu_count() or 1, len(missing))):
+                journal.write(asdict(video))
+                done.append(video)
+                progress.advance(bar)
     _write(out, [video for video in done if video.size == of_size])
 
 
@@ -99,7 +101,7 @@ def judge(job: Job, version: str, verifiers: Sequence[str]) -> Judged:
     dense = reward(verdict, DENSE_REWARD[job.task])
     return Judged(
         version, job.size, job.kind, job.task, job.name, job.seed,
-        {name: solved[name] for name in verifiers}, verdict.broken_rule, dense,
+        {name: solved[name] for name in verifiers}, dense, verdict.broken_rule,
     )  # fmt: skip
 
 
@@ -118,16 +120,12 @@ def _judge_all(jobs: Sequence[Job], version: str, verifiers: Sequence[str], work
             pool.shutdown(cancel_futures=True)
 
 
-def _read(journal: Path) -> list[Judged]:
-    """What a former call left. Raises UserError if it is damaged."""
-    if not journal.exists():
-        return []
+def _read(journal: Journal, path: Path) -> list[Judged]:
+    """What former calls left. Raises UserError if it is damaged."""
     try:
-        return [Judged(**json.loads(line)) for line in journal.read_text(encoding="utf-8").splitlines()]
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{journal} is no journal of `vrlvr eval verifiers` ({error}); remove it or use another folder"
-        ) from error
+        return [Judged(**{k: v for k, v in json.loads(line).items() if k != "time"}) for line in journal.lines]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no journal of `vrlvr eval verifiers` ({error}); use another --out") from error
 
 
 def _write(out: Path, videos: Sequence[Judged]) -> None:

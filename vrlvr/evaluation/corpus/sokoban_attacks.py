@@ -205,7 +205,7 @@ def agent_and_box_change_places(puzzle: Puzzle, scene: Scene, rng: Rng) -> State
 
 
 def targets_painted_as_done(puzzle: Puzzle, scene: Scene, rng: Rng) -> Video:
-    """Nobody moves; the targets are painted in the colour of a box, core and rim, or the core alone at a half strength."""
+    """Nobody moves; all of each target takes the colour of a box, fully or by half."""
     video = draw(puzzle, scene, np.repeat(plan(puzzle)[:1], scene.num_frames, axis=0))
     whole = rng.random() < 0.5
     for target in puzzle.targets:
