@@ -191,6 +191,19 @@ def bad_video(kind: str, folder: Path) -> Path:
         encode(path, stills(), "mjpeg")
     elif kind == "forbidden codec in Matroska":
         encode(folder / "bad.mkv", stills(), "ffv1").rename(path)
+    elif kind == "size changes":
+        parts = [encode(folder / f"{height}.webm", stills(3, height, 64), "libvpx") for height in (48, 64)]
+        with (
+            av.open(str(parts[0])) as first,
+            av.open(str(parts[1])) as second,
+            av.open(str(path), "w", "webm") as target,
+        ):
+            stream = target.add_stream_from_template(first.streams.video[0])
+            for at, source in ((0, first), (1000, second)):
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        packet.pts, packet.dts, packet.stream = packet.pts + at, packet.dts + at, stream
+                        target.mux(packet)
     elif kind == "wide":
         encode(path, np.zeros((1, 64, 2048, 3), np.uint8))
     elif kind == "long":
@@ -220,6 +233,7 @@ def bad_video(kind: str, folder: Path) -> Path:
         ("bytes changed", "damaged in frame|cannot be decoded"),
         ("forbidden codec", "coded as mjpeg"),
         ("forbidden codec in Matroska", "coded as ffv1"),
+        ("size changes", "changes its frame size"),
         ("wide", "frames of 64x2048, more than 65536 pixels"),
         ("long", "more than 50 frames"),
         ("late", "more than 60 seconds"),
