@@ -34,7 +34,7 @@ def test_what_is_drawn_is_read_back_exactly(name, rows, cols, height, width, see
     assert video.dtype == np.uint8
     labels, rmse = board.read(video, LOOKS[name], rows, cols)
     np.testing.assert_array_equal(labels, states)
-    assert rmse.max() < 0.1  # float32 rounding of a difference of large squares
+    assert rmse.max() < 0.2  # float32 rounding of differences of large squares
 
 
 @pytest.mark.parametrize("name", ["maze", "sokoban"])

@@ -1,7 +1,7 @@
 """The mean colours of cells over all their pixels, fast enough for full-size videos.
 
-A lattice of points is quicker, but what is painted between its points goes unseen. So rows are averaged first, 2 or 4 to a
-band, in bytes (SIMD does 32 at a time); what is left, a quarter of the pixels, is weighted by one matrix product a frame.
+A lattice of points is quicker, but what is painted between its points goes unseen. So the rows of large cells are averaged first,
+2 or 4 to a band, in bytes (SIMD does 32 at a time); what is left is weighted by one matrix product a frame.
 """
 
 from functools import lru_cache
@@ -13,20 +13,21 @@ from numpy.typing import NDArray
 def area_means(
     video: NDArray[np.uint8], tops: NDArray[np.int64], lefts: NDArray[np.int64], height: int, width: int, margin: float
 ) -> NDArray[np.float32]:
-    """Mean colours of rim and core of each cell in each frame, to about half a level: (frames * R * K, 2, 3).
+    """Mean colours of rim, core and the ring between them, of each cell in each frame: (frames * R * K, 3, 3).
 
     video: uint8 (..., Y, X, 3). tops (R,), lefts (K,): first pixel row and column of the cells, which are height x width
-    pixels each. margin: pixels nearer than this to the edge of the core, in units of a cell's side, count for neither.
+    pixels each. margin: pixels nearer than this to the edge of the core, in units of a cell's side, are the ring's. The means
+    are right to about half a level.
     """
     rows, cols = len(tops), len(lefts)
-    band = 4 if height >= 32 else 2
-    weights = _weights(height, width, band, margin)  # (bands, 3 * width, 6)
+    band = 4 if height >= 32 else 2 if height >= 16 else 1
+    weights = _weights(height, width, band, margin)  # (bands, 3 * width, 9)
     bands, skipped = len(weights), height % band // 2
     ys = (tops[:, None] + skipped + np.arange(bands * band)).reshape(-1, band)
     xs = (lefts[:, None] + np.arange(width)).ravel()
     touching = int(xs[-1] - xs[0]) == len(xs) - 1  # else cells lie a pixel apart, or overlap by one
     frames = video.reshape(-1, *video.shape[-3:])
-    means = np.empty((len(frames), rows * cols, 6), np.float32)
+    means = np.empty((len(frames), rows * cols, 9), np.float32)
     chosen = [_stepped(ys[:, line]) for line in range(band)]
     # Scratch: memory fresh from the system would cost more than the arithmetic.
     half, *pairs = np.empty((3, rows * bands, len(xs) * 3), np.uint8)
@@ -34,13 +35,14 @@ def area_means(
     for frame, mean in zip(frames, means, strict=True):
         board = (frame[:, xs[0] : xs[-1] + 1] if touching else frame[:, xs]).reshape(len(frame), -1)
         lines = [board[which] for which in chosen]
-        for line in range(0, band, 2):
+        for line in range(0, band - 1, 2):
             _average(lines[line], lines[line + 1], half, pairs[line // 2], up=False)
         if band == 4:
             _average(pairs[0], pairs[1], half, pairs[0], up=True)
-        cells[:] = pairs[0].reshape(rows, bands, cols, 3 * width).transpose(0, 2, 1, 3)
-        np.matmul(cells.reshape(rows * cols, -1), weights.reshape(-1, 6), out=mean)
-    return means.reshape(-1, 2, 3)
+        rows_left = pairs[0] if band > 1 else lines[0]
+        cells[:] = rows_left.reshape(rows, bands, cols, 3 * width).transpose(0, 2, 1, 3)
+        np.matmul(cells.reshape(rows * cols, -1), weights.reshape(-1, 9), out=mean)
+    return means.reshape(-1, 3, 3)
 
 
 def _stepped(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
@@ -66,15 +68,16 @@ def _average(
 
 @lru_cache(maxsize=64)
 def _weights(height: int, width: int, band: int, margin: float) -> NDArray[np.float32]:
-    """What each byte of a cell's bands adds to the means, (bands, 3 * width, 6): tones x channels last."""
+    """What each byte of a cell's bands adds to the means, (bands, 3 * width, 9): tones x channels last."""
     bands = height // band
     ys = (2 * (height % band // 2 + np.arange(bands * band)) + 1) / height - 1
     xs = (2 * np.arange(width) + 1) / width - 1
     distance = (
         np.hypot(ys[:, None], xs).reshape(bands, band, width) / 2
     )  # of a pixel from the middle, in sides of the cell
-    weights = np.zeros((bands, width, 3, 2, 3), np.float32)
-    for tone, mask in enumerate(((distance > 0.35 + margin).all(1), (distance <= 0.35 - margin).all(1))):
+    rim, core = (distance > 0.35 + margin).all(1), (distance <= 0.35 - margin).all(1)
+    weights = np.zeros((bands, width, 3, 3, 3), np.float32)
+    for tone, mask in enumerate((rim, core, ~(rim | core))):
         for channel in range(3):
             weights[:, :, channel, tone, channel] = mask / mask.sum()
-    return weights.reshape(bands, 3 * width, 6)
+    return weights.reshape(bands, 3 * width, 9)

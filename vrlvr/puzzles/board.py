@@ -23,10 +23,11 @@ BACKGROUND = (20, 20, 26)
 MAX_CELL_RMSE = 45.0
 UNREADABLE = -1
 
-_EXACT_CELL_PX = 8  # up to this size the reader uses every pixel; above it, a lattice that avoids the edges
+_EXACT_CELL_PX = (
+    8  # up to this size the reader uses every pixel alike; above it, areas apart from the edges, and a lattice
+)
 _LATTICE = 8
 _EDGE_PERCENT = 7  # of a cell's side: so near to the edge of the core, compression and resizing mix the two tones
-_AREA_CELL_PX = 16  # from this size on, means are taken over all pixels
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,7 @@ def read(
 def _tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Of each cell: mean colours of its rim and its core, (N, 6), and the mean over both of |pixel|^2, (N,).
 
-    All pixels count for the means of cells of 16 pixels or more; smaller ones have a lattice point on every second pixel
-    or more. How much pixels vary about the means is always told by the lattice.
+    All pixels count for the means; how much pixels vary about them is told by a lattice.
     """
     height, width = video.shape[-3:-1]
     means, power = _sampled_tones(video, place)
@@ -149,12 +149,22 @@ def _tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.float32]
         start + place.cell * np.arange(count) for start, count in ((place.top, place.rows), (place.left, place.cols))
     )
     cell_y, cell_x = place.cell * height // place.height, place.cell * width // place.width
-    if min(cell_y, cell_x) >= _AREA_CELL_PX:
+    if min(cell_y, cell_x) > _EXACT_CELL_PX:
         tops, lefts = tops * height // place.height, lefts * width // place.width
-        areas = area_means(video, tops, lefts, cell_y, cell_x, _EDGE_PERCENT / 100).reshape(-1, 6)
+        tones = area_means(video, tops, lefts, cell_y, cell_x, _EDGE_PERCENT / 100)
+        areas = tones[:, :2].reshape(-1, 6)
         power += (np.square(areas) - np.square(means)).sum(1) / 2
+        power[_off_the_mixtures(tones) > MAX_CELL_RMSE] = np.inf  # something is painted around the core
         means = areas
     return means, power
+
+
+def _off_the_mixtures(tones: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far (rms, in levels) the ring's mean is from all mixtures of the rim's and the core's, (N,). tones: (N, 3, 3)."""
+    rim, core, ring = tones[:, 0], tones[:, 1], tones[:, 2]
+    way, off = core - rim, ring - rim
+    share = np.clip((way * off).sum(1) / np.maximum(np.square(way).sum(1), 1.0), 0, 1)
+    return np.sqrt(np.square(off - share[:, None] * way).mean(1))
 
 
 def _sampled_tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

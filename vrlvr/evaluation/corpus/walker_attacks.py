@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vrlvr.evaluation.corpus.making import Rng, StateAttack, darkened, faded, solution
-from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, draw
+from vrlvr.evaluation.corpus.scene import Maker, Scene, States, Video, draw, place
 from vrlvr.evaluation.corpus.walkers import (
     AGENT_COLOUR,
     FLOOR,
@@ -126,6 +126,16 @@ def huge_agent(puzzle: Walked, scene: Scene, rng: Rng) -> Video:
     return discs(puzzle, scene, without_agent(puzzle, scene), agent_centres(puzzle, scene), AGENT_COLOUR.tolist(), 105)
 
 
+def second_agent_as_a_ring(puzzle: Walked, scene: Scene, rng: Rng) -> Video:
+    """The solution, while a ring of the agent's colour lies where the agent began or where it will end."""
+    video = draw(puzzle, scene, solution(puzzle, scene))
+    cell = start_of(puzzle).agents[0] if rng.random() < 0.5 else path_of(puzzle)[-1].agents[0]
+    (y, x), side = middle(puzzle, scene, cell), place(puzzle, scene).cell
+    distance = np.hypot(np.arange(scene.height)[:, None] + 0.5 - y, np.arange(scene.width) + 0.5 - x) / side
+    video[1:, (distance > 0.25) & (distance < 0.45)] = AGENT_COLOUR
+    return video
+
+
 def agent_fades_through_walls(puzzle: Walked, scene: Scene, rng: Rng) -> Video:
     """The agent fades slowly from an early cell to where the plan ends; boxes too."""
     states = solution(puzzle, scene)
@@ -153,4 +163,5 @@ PIXELS: tuple[Maker, ...] = (
     huge_agent,
     agent_fades_through_walls,
     darkened(agent_recoloured),
+    second_agent_as_a_ring,
 )
