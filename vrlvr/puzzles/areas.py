@@ -1,7 +1,7 @@
 """The mean colours of cells over all their pixels, fast enough for full-size videos.
 
-A lattice of points is quicker, but what is painted between its points goes unseen. So the rows of large cells are averaged first,
-2 or 4 to a band, in bytes (SIMD does 32 at a time); what is left is weighted by one matrix product a frame.
+A lattice of points is quicker, but what is painted between its points goes unseen. So the rows of large cells are averaged
+first, 2 or 4 to a band, in bytes (SIMD does 32 at a time); what is left is weighted by one matrix product a frame.
 """
 
 from functools import lru_cache
@@ -11,17 +11,23 @@ from numpy.typing import NDArray
 
 
 def area_means(
-    video: NDArray[np.uint8], tops: NDArray[np.int64], lefts: NDArray[np.int64], height: int, width: int, margin: float
+    video: NDArray[np.uint8],
+    tops: NDArray[np.int64],
+    lefts: NDArray[np.int64],
+    height: int,
+    width: int,
+    margin: float,
+    border: int = 0,
 ) -> NDArray[np.float32]:
     """Mean colours of rim, core and the ring between them, of each cell in each frame: (frames * R * K, 3, 3).
 
     video: uint8 (..., Y, X, 3). tops (R,), lefts (K,): first pixel row and column of the cells, which are height x width
-    pixels each. margin: pixels nearer than this to the edge of the core, in units of a cell's side, are the ring's. The means
-    are right to about half a level.
+    pixels each. margin: pixels nearer than this to the edge of the core, in units of a cell's side, are the ring's. border:
+    so many pixels along each side of a cell count for nothing. The means are right to about half a level.
     """
     rows, cols = len(tops), len(lefts)
     band = 4 if height >= 32 else 2 if height >= 16 else 1
-    weights = _weights(height, width, band, margin)  # (bands, 3 * width, 9)
+    weights = _weights(height, width, band, margin, border)  # (bands, 3 * width, 9)
     bands, skipped = len(weights), height % band // 2
     ys = (tops[:, None] + skipped + np.arange(bands * band)).reshape(-1, band)
     xs = (lefts[:, None] + np.arange(width)).ravel()
@@ -67,17 +73,18 @@ def _average(
 
 
 @lru_cache(maxsize=64)
-def _weights(height: int, width: int, band: int, margin: float) -> NDArray[np.float32]:
+def _weights(height: int, width: int, band: int, margin: float, border: int) -> NDArray[np.float32]:
     """What each byte of a cell's bands adds to the means, (bands, 3 * width, 9): tones x channels last."""
     bands = height // band
     ys = (2 * (height % band // 2 + np.arange(bands * band)) + 1) / height - 1
     xs = (2 * np.arange(width) + 1) / width - 1
-    distance = (
-        np.hypot(ys[:, None], xs).reshape(bands, band, width) / 2
-    )  # of a pixel from the middle, in sides of the cell
+    distance = np.hypot(ys[:, None], xs).reshape(bands, band, width) / 2  # from the middle, in sides of the cell
+    inside = (np.abs(ys)[:, None] <= 1 - 2 * border / height) & (np.abs(xs) <= 1 - 2 * border / width)
     rim, core = (distance > 0.35 + margin).all(1), (distance <= 0.35 - margin).all(1)
+    ring = ~(rim | core)
+    rim &= inside.reshape(bands, band, width).all(1)
     weights = np.zeros((bands, width, 3, 3, 3), np.float32)
-    for tone, mask in enumerate((rim, core, ~(rim | core))):
+    for tone, mask in enumerate((rim, core, ring)):
         for channel in range(3):
             weights[:, :, channel, tone, channel] = mask / mask.sum()
     return weights.reshape(bands, 3 * width, 9)

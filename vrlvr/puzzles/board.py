@@ -26,6 +26,7 @@ UNREADABLE = -1
 _EXACT_CELL_PX = (
     8  # up to this size the reader uses every pixel alike; above it, areas apart from the edges, and a lattice
 )
+_SCALED_CELL_PX = 15  # the same for cells of scaled videos, which lie up to half a pixel off
 _LATTICE = 8
 _EDGE_PERCENT = 7  # of a cell's side: so near to the edge of the core, compression and resizing mix the two tones
 
@@ -141,7 +142,7 @@ def read(
 def _tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Of each cell: mean colours of its rim and its core, (N, 6), and the mean over both of |pixel|^2, (N,).
 
-    All pixels count for the means; how much pixels vary about them is told by a lattice.
+    All pixels count for the means, save in the smallest cells; how much pixels vary about them is told by a lattice.
     """
     height, width = video.shape[-3:-1]
     means, power = _sampled_tones(video, place)
@@ -149,9 +150,10 @@ def _tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.float32]
         start + place.cell * np.arange(count) for start, count in ((place.top, place.rows), (place.left, place.cols))
     )
     cell_y, cell_x = place.cell * height // place.height, place.cell * width // place.width
-    if min(cell_y, cell_x) > _EXACT_CELL_PX:
+    border = int((height, width) != (place.height, place.width))  # scaled cells do not begin at whole pixels
+    if min(cell_y, cell_x) > (_SCALED_CELL_PX if border else _EXACT_CELL_PX):
         tops, lefts = tops * height // place.height, lefts * width // place.width
-        tones = area_means(video, tops, lefts, cell_y, cell_x, _EDGE_PERCENT / 100)
+        tones = area_means(video, tops, lefts, cell_y, cell_x, _EDGE_PERCENT / 100, border)
         areas = tones[:, :2].reshape(-1, 6)
         power += (np.square(areas) - np.square(means)).sum(1) / 2
         power[_off_the_mixtures(tones) > MAX_CELL_RMSE] = np.inf  # something is painted around the core
