@@ -44,13 +44,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of what is made; what is there is used")
     parser.add_argument("--out", type=Path, help="where to write the JSON")
-    parser.add_argument("--vae_steps", type=int, default=1250)
+    parser.add_argument("--vae_steps", type=int, default=2000)
     parser.add_argument("--vae_lr", type=float, default=4e-3)
-    parser.add_argument("--decoder_steps", type=int, default=1000)
-    parser.add_argument("--decoder_width", type=int, default=128)
+    parser.add_argument("--decoder_steps", type=int, default=2000)
+    parser.add_argument("--decoder_width", type=int, default=192)
     parser.add_argument("--decoder_depth", type=int, default=6)
-    parser.add_argument("--num_train", type=int, default=500, help="solved puzzles a task for SFT")
-    parser.add_argument("--sft_steps", type=int, default=1000)
+    parser.add_argument("--num_train", type=int, default=1500, help="solved puzzles a task for SFT")
+    parser.add_argument("--sft_steps", type=int, default=2500)
     parser.add_argument("--updates", type=int, default=8, help="of GRPO, 96 samples each")
     parser.add_argument("--samples", type=int, default=1000, help="held-out puzzles of each of the four kinds")
     parser.add_argument("--audited_updates", type=int, default=30, help="of 96 samples each, two of which are audited")
@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         make_vae(work / "model" / "vae", recipe, arguments.vae_steps, arguments.vae_lr)
     if not (work / "decoder").exists():
         sizes = {"side": 8, "width": arguments.decoder_width, "depth": arguments.decoder_depth}
-        steps = {"steps": arguments.decoder_steps, "batch": 16, "fresh": 2, "pool": 4096, "lr": 2e-3}
+        steps = {"steps": arguments.decoder_steps, "batch": 16, "fresh": 4, "pool": 4096, "lr": 3e-3}
         distill_decoder(work / "model", work / "decoder", work / "data", **steps, **sizes, num_test=8, device="cpu")
     codec = WanVAECodec.from_pretrained(work / "model" / "vae", CPU)
     codec.vae.disable_slicing()  # videos this small are encoded faster together

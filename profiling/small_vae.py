@@ -1,13 +1,13 @@
 """A small VAE of Wan2.2's real class, trained on our videos: boards' pixels are far simpler than the world's.
 
 What made it learn within minutes on one core, where AdamW on planners' videos alone had not after an hour:
-- **Dense videos.** In a planner's video few cells change. Half of the training videos show a random label in every cell, many
-  of which change from frame to frame: every pixel teaches.
+- **Random labels.** In a planner's video few cells change. Half of the training videos show a random label in every cell,
+  many of which change from frame to frame: every pixel teaches.
 - **Muon** (Jordan et al. 2024) for the convolutions: at equal steps the error was half of AdamW's, for a quarter more time.
 - **No clamp in training.** diffusers' `decode` cuts pixels to [-1, 1], where a pixel that is too bright has no gradient.
 - **Blocks that start as their shortcut:** the last convolution of each residual block starts at zero.
 
-Shapes: B videos, C channels, F latent frames, T/Y/X video frames/rows/columns, R/K board rows/columns.
+Shapes: B videos, C channels, F latent frames, T/Y/X video frames/rows/columns.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vrlvr.dataset import Recipe
 from vrlvr.imperfect import draw_video
-from vrlvr.puzzles import ROOMS, board
+from vrlvr.muon import muon_with_adamw
 
 SIZES: dict[str, Any] = {  # those that differ from the class's defaults as Wan2.2's do, but for the widths
     "base_dim": 8,
@@ -34,6 +33,7 @@ SIZES: dict[str, Any] = {  # those that differ from the class's defaults as Wan2
     "scale_factor_spatial": 16,
 }
 ABSOLUTE = 0.1  # the weight of the absolute error against the squared one
+SCRAMBLED = 0.5  # of the training videos have random labels
 LATENT_NOISE = 0.05  # of the latents' deviation: what is near in latents is then near in pixels
 _WARMUP_STEPS = 100
 _STREAM, _STATISTICS_STREAM, _STATISTICS_VIDEOS = 11, 12, 96
@@ -42,7 +42,7 @@ _STREAM, _STATISTICS_STREAM, _STATISTICS_VIDEOS = 11, 12, 96
 def train_vae(recipe: Recipe, steps: int, batch: int, lr: float, seed: int, report: Callable[[float], None]) -> Any:
     """An AutoencoderKLWan with latents_mean and latents_std of its own, in eval mode.
 
-    batch: videos a step, half of them dense. report: called after every step with the root mean square error in levels.
+    batch: videos a step. report: called after every step with the root mean square error in levels.
     """
     import diffusers
 
@@ -52,15 +52,16 @@ def train_vae(recipe: Recipe, steps: int, batch: int, lr: float, seed: int, repo
     for module in vae.modules():
         if isinstance(module, diffusers.models.autoencoders.autoencoder_kl_wan.WanResidualBlock):
             nn.init.zeros_(module.conv2.weight)
-    step_optimizers = make_optimizers(vae)
+    optimizer_step = muon_with_adamw(vae, weight_decay=0.0)
     for step in range(steps):
-        pixels = draw_pixels(recipe, batch, np.random.default_rng(np.random.SeedSequence([seed, _STREAM, step])))
+        rng = np.random.default_rng(np.random.SeedSequence([seed, _STREAM, step]))
+        pixels = draw_pixels(recipe, batch, rng, SCRAMBLED)
         latents = vae.encode(pixels).latent_dist.mode()
         noise = LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
         error = decode(vae, latents + noise) - pixels
         (error.square().mean() + ABSOLUTE * error.abs().mean()).backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        step_optimizers(lr * min(1.0, (step + 1) / _WARMUP_STEPS) * (1 + np.cos(np.pi * step / steps)) / 2)
+        optimizer_step(lr * min(1.0, (step + 1) / _WARMUP_STEPS) * (1 + np.cos(np.pi * step / steps)) / 2)
         report(127.5 * error.detach().square().mean().sqrt().item())
     decorrelate(vae.eval(), recipe, np.random.default_rng(np.random.SeedSequence([seed, _STATISTICS_STREAM])))
     return vae
@@ -72,7 +73,7 @@ def decorrelate(vae: Any, recipe: Recipe, rng: np.random.Generator) -> None:
 
     A policy learns such latents sooner. latents_std counts the training's noise too, lest axes below it be blown up.
     """
-    latents = vae.encode(draw_pixels(recipe, _STATISTICS_VIDEOS, rng, dense=0)).latent_dist.mode()
+    latents = vae.encode(draw_pixels(recipe, _STATISTICS_VIDEOS, rng)).latent_dist.mode()
     flat = latents.movedim(1, 0).flatten(1).double()
     variances, axes = torch.linalg.eigh(torch.cov(flat))
     axes = axes.float()
@@ -97,45 +98,7 @@ def decode(vae: Any, latents_BCFHW: Tensor) -> Tensor:
     return unpatchify(torch.cat(frames, dim=2), patch_size=vae.config.patch_size)
 
 
-def make_optimizers(vae: nn.Module) -> Callable[[float], None]:
-    """A step with a learning rate: Muon on the convolutions as matrices, AdamW on the rest; gradients are then gone."""
-    weights = [m.weight for m in vae.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
-    for weight in weights:  # the layout in which a CPU's convolutions are fastest
-        layout = torch.channels_last_3d if weight.dim() == 5 else torch.channels_last
-        weight.data = weight.data.contiguous(memory_format=layout)
-    matrices = [nn.Parameter(weight.data.movedim(1, -1).view(len(weight), -1)) for weight in weights]  # the same memory
-    of_matrices = {id(weight) for weight in weights}
-    others = [p for p in vae.parameters() if id(p) not in of_matrices]
-    muon = torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0)
-
-    def step(lr: float) -> None:
-        for matrix, weight in zip(matrices, weights, strict=True):
-            assert weight.grad is not None
-            matrix.grad = weight.grad.movedim(1, -1).reshape(len(weight), -1)
-        for optimizer in (muon, adamw):
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-        vae.zero_grad()
-
-    return step
-
-
-def draw_pixels(recipe: Recipe, number: int, rng: np.random.Generator, dense: int | None = None) -> Tensor:
-    """pixels_BCTYX in [-1, 1] of training puzzles, planner's and spoiled, after `dense` random boards (None: half)."""
-    dense = number // 2 if dense is None else dense
-    videos = [dense_video(recipe, rng) for _ in range(dense)]
-    videos += [draw_video(recipe, "train", int(rng.integers(2**31)), rng)[1] for _ in range(number - dense)]
+def draw_pixels(recipe: Recipe, number: int, rng: np.random.Generator, scrambled: float = 0.0) -> Tensor:
+    """pixels_BCTYX in [-1, 1] of training puzzles' videos, planner's and spoiled, and a share of random labels."""
+    videos = [draw_video(recipe, "train", int(rng.integers(2**31)), rng, scrambled)[1] for _ in range(number)]
     return torch.from_numpy(np.stack(videos)).movedim(-1, 1).float() / 127.5 - 1
-
-
-def dense_video(recipe: Recipe, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """video_TYXC of one task's labels: random ones in every cell, a random share of which change in each frame."""
-    task = recipe.tasks[rng.integers(len(recipe.tasks))]
-    difficulty, looks = recipe.difficulties[task], ROOMS[task].LOOKS
-    labels_TRK = rng.integers(len(looks), size=(recipe.num_frames, difficulty.rows, difficulty.cols))
-    for t in range(1, len(labels_TRK)):
-        kept = rng.random(labels_TRK.shape[1:]) < rng.random()
-        labels_TRK[t][kept] = labels_TRK[t - 1][kept]
-    return board.render(labels_TRK, looks, recipe.height, recipe.width)

@@ -38,6 +38,19 @@ def test_what_spoils_do(seed):
     np.testing.assert_array_equal(stopped, STATES[[*range(moving), *[moving - 1] * (5 - moving)]])
 
 
+def test_scrambled_labels_are_everywhere_and_stay_at_times():
+    before = STATES.copy()
+    results = np.stack([imperfect.scramble(STATES, 5, rng(seed)) for seed in range(60)])
+    np.testing.assert_array_equal(STATES, before)
+    assert np.bincount(results.ravel(), minlength=5).min() > 0.17 * results.size
+    kept = (results[:, 1:] == results[:, :-1]).mean((1, 2, 3))
+    assert kept.min() < 0.4
+    assert kept.max() > 0.75
+    for i in range(12):
+        puzzle, video = imperfect.draw_video(RECIPE, "train", i, rng(i), scrambled=1.0)
+        assert not np.array_equal(video[0], render(puzzle, 16, 20, 5, 1)[0])
+
+
 def test_blending_leaves_the_first_frame():
     video = rng().integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
     mixed = imperfect.blend(video, rng())

@@ -21,16 +21,32 @@ MAX_NOISE = 0.5  # standard deviations of the latents
 States = NDArray[np.integer]
 
 
-def draw_video(recipe: Recipe, split: str, index: int, rng: np.random.Generator) -> tuple[Puzzle, NDArray[np.uint8]]:
-    """Puzzle `index` of a split and a video_TYXC of it: the planner's, or one spoiled. Raises ValueError where none fits."""
+def draw_video(
+    recipe: Recipe, split: str, index: int, rng: np.random.Generator, scrambled: float = 0.0
+) -> tuple[Puzzle, NDArray[np.uint8]]:
+    """Puzzle `index` of a split and a video_TYXC of it: the planner's, or one spoiled. Raises ValueError where none fits.
+
+    scrambled: the share of videos whose labels are random.
+    """
     task = recipe.tasks[index % len(recipe.tasks)]
     puzzle = puzzles.generate(task, recipe.difficulties[task], recipe.seed, split, index)
     room = puzzles.room_of(puzzle)
     states = board.hold(room.states(puzzle, puzzle.solution), recipe.num_frames, recipe.frames_per_move)
-    if rng.random() < SPOILED:
+    if scrambled and rng.random() < scrambled:
+        states = scramble(states, len(room.LOOKS), rng)
+    elif rng.random() < SPOILED:
         states = SPOILS[rng.integers(len(SPOILS))](states, len(room.LOOKS), rng)
     video = board.render(states, room.LOOKS, recipe.height, recipe.width)
     return puzzle, blend(video, rng) if rng.random() < BLENDED else video
+
+
+def scramble(states: States, num_labels: int, rng: np.random.Generator) -> States:
+    """A random label in every cell, and a new one in a random share of them in each frame: no board, but every cell teaches."""
+    scrambled = rng.integers(num_labels, size=states.shape)
+    for t in range(1, len(scrambled)):
+        kept = rng.random(states.shape[1:]) < rng.random()
+        scrambled[t][kept] = scrambled[t - 1][kept]
+    return scrambled
 
 
 def relabel(states: States, num_labels: int, rng: np.random.Generator) -> States:
