@@ -338,7 +338,7 @@ def test_largest_is_the_last_that_fits() -> None:
         (["--gpu_gib", "-1"], ["--gpu_gib -1", "positive"]),
         (["--proceses", "2"], ["proceses", "does not exist"]),
         (["--grpo.grup_size", "2"], ["nearest one is grpo.group_size"]),
-        (["--processes", "99"], ["grpo.puzzles=36", "99 processes"]),
+        (["--processes", "99"], ["data.num_val=64", "at least 99"]),
         (["--model_config", "x.json"], ["--model_config x.json", "model.path"]),
         (["--config", "/nowhere/x.yaml"], ["/nowhere/x.yaml"]),
     ],

@@ -96,7 +96,7 @@ def test_the_defaults_agree_with_each_other() -> None:
 def test_spread_weights_need_equal_passes() -> None:
     config = options.parse(["--engine.zero_stage", "3", "--sft.batch_size", "10", "--sft.micro_batch", "2"])
     check(config, world_size=5)
-    with pytest.raises(UserError, match="sft.batch_size=10 must be divisible by the 4 processes.*; use 12"):
+    with pytest.raises(UserError, match=r"sft.batch_size=10 must be divisible by the 4 processes.*; use 12"):
         check(config, world_size=4)
 
 

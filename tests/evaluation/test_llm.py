@@ -145,6 +145,7 @@ def test_a_service_that_stays_busy_leaves_a_state_to_go_on_from(chat, data, tmp_
     assert chat.counts["answer"] == 7 + 3 + 1
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_state_to_go_on_from(chat, data, tmp_path, capsys):
     main = threading.main_thread().ident
     chat.faults["answer"] = [lambda: signal.pthread_kill(main, signal.SIGINT)]

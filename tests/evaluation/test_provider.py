@@ -376,6 +376,7 @@ def test_what_would_fail_for_all_stops_the_run(sora, data, items, tmp_path, caps
     assert sora.counts["submit"] == 4
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_state_to_go_on_from(sora, data, tmp_path, capsys):
     main = threading.main_thread().ident
     sora.faults["look"] = [lambda: signal.pthread_kill(main, signal.SIGINT)]
@@ -390,6 +391,7 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(sora, data, tmp_path, capsys):
     assert sora.counts["submit"] == len(sora.jobs) == 3
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_does_not_wait_for_calls_under_way(sora, data, items, tmp_path, capsys):
     main, released = threading.main_thread().ident, threading.Event()
 
