@@ -82,3 +82,14 @@ def test_boards_that_it_cannot_code_exactly_are_refused() -> None:
     for height, width in ((20, 20), (16, 20), (18, 16), (12, 16)):
         with pytest.raises(UserError, match=r"use data.height=16, data.width=16"):
             check_board("maze", 4, 4, height, width)
+
+
+@pytest.mark.parametrize("task", ["maze", "flowfree", "sokoban"])
+def test_one_task_alone_is_exact(task: str) -> None:
+    batch = [puzzle for puzzle in tiny_puzzles(CONFIG, 300) if puzzle.task == task]
+    video_BTYXC = videos_of(batch, CONFIG.data)
+    codec = TinyCodec.fit(video_BTYXC[:60])
+    decoded = codec.decode(codec.encode_first(video_BTYXC[60:, 0]), codec.encode(video_BTYXC[60:]))
+    np.testing.assert_array_equal(decoded, video_BTYXC[60:])
+    gram = codec.basis_TC.T @ codec.basis_TC
+    torch.testing.assert_close(gram, torch.eye(len(gram)).double(), rtol=0, atol=1e-9)

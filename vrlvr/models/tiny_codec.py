@@ -45,18 +45,20 @@ class TinyCodec:
     def fit(cls, videos: np.ndarray) -> "TinyCodec":
         """Principal directions and their deviations over videos_BTYXC uint8; directions without variance are left out.
 
+        What first frames alone show, as a player's start in videos that begin with its first move, adds directions.
         Raises UserError if the videos are not coded exactly, as boards drawn in other cells than 4x4 pixels are not.
         """
         plain = cls(torch.zeros(TONES), torch.eye(TONES), torch.ones(TONES))
-        rows = plain.encode(videos).double().movedim(1, -1).reshape(-1, TONES)
-        values, vectors = torch.linalg.eigh(rows.T.cov())
-        kept = values > 1e-9 * values[-1]
-        basis_TC = vectors[:, kept]
-        strongest = basis_TC.abs().argmax(0)
-        basis_TC = (
-            basis_TC * basis_TC[strongest, torch.arange(basis_TC.shape[1])].sign()
-        )  # eigenvectors have no own sign
-        codec = cls(rows.mean(0), basis_TC, values[kept].sqrt())
+        groups, first = (
+            latents.double().movedim(1, -1).reshape(-1, TONES)
+            for latents in (plain.encode(videos), plain.encode_first(videos[:, 0]))
+        )
+        mean_T = groups.mean(0)
+        basis_TC, std_C = _principal(groups.T.cov())
+        rest = first - mean_T
+        rest = rest - rest @ basis_TC @ basis_TC.T
+        more_TC, more_std_C = _principal(rest.T @ rest / len(rest), at_least=1e-9 * std_C[-1].item() ** 2)
+        codec = cls(mean_T, torch.cat((basis_TC, more_TC), 1), torch.cat((std_C, more_std_C)))
         if not np.array_equal(codec.decode(codec.encode_first(videos[:, 0]), codec.encode(videos)), videos):
             raise UserError(
                 f"videos of {videos.shape[2]}x{videos.shape[3]} pixels are not coded exactly by the tiny codec; draw the "
@@ -107,3 +109,13 @@ class TinyCodec:
         rim, core = (tone.reshape(b, f * GROUP, h, 1, w, 1, 3) for tone in tones)
         mask = self._core[:, None, :, None]
         return torch.where(mask, core, rim).reshape(b, f * GROUP, h * MIN_CELL_PX, w * MIN_CELL_PX, 3).numpy()
+
+
+def _principal(covariance_TT: Tensor, at_least: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Orthonormal directions (T, C) with a variance worth the name, above at_least, and their deviations (C), ascending."""
+    values, vectors = torch.linalg.eigh(covariance_TT)
+    kept = values > max(at_least, 1e-9 * values[-1].item())
+    basis_TC = vectors[:, kept]
+    strongest = basis_TC.abs().argmax(0)
+    signs = basis_TC[strongest, torch.arange(basis_TC.shape[1])].sign()  # eigenvectors have no own sign
+    return basis_TC * signs, values[kept].sqrt()
