@@ -1,7 +1,8 @@
 """The mean colours of cells over all their pixels, fast enough for full-size videos.
 
 A lattice of points is quicker, but what is painted between its points goes unseen. So the rows of large cells are averaged
-first, 2 or 4 to a band, in bytes (SIMD does 32 at a time); what is left is weighted by one matrix product a frame.
+first, 2 or 4 to a band, in bytes (SIMD does 32 at a time); what is left is weighted by matrix products. These are small on
+purpose, one a band: numerical libraries share larger ones among threads, which then cost ten times what they help.
 """
 
 from functools import lru_cache
@@ -27,17 +28,18 @@ def area_means(
     """
     rows, cols = len(tops), len(lefts)
     band = 4 if height >= 32 else 2 if height >= 16 else 1
-    weights = _weights(height, width, band, margin, border)  # (bands, 3 * width, 9)
+    weights = _weights(height, width, band, margin, border)
     bands, skipped = len(weights), height % band // 2
     ys = (tops[:, None] + skipped + np.arange(bands * band)).reshape(-1, band)
     xs = (lefts[:, None] + np.arange(width)).ravel()
     touching = int(xs[-1] - xs[0]) == len(xs) - 1  # else cells lie a pixel apart, or overlap by one
     frames = video.reshape(-1, *video.shape[-3:])
-    means = np.empty((len(frames), rows * cols, 9), np.float32)
+    means = np.empty((len(frames), rows, cols, 9), np.float32)
     chosen = [_stepped(ys[:, line]) for line in range(band)]
     # Scratch: memory fresh from the system would cost more than the arithmetic.
     half, *pairs = np.empty((3, rows * bands, len(xs) * 3), np.uint8)
-    cells = np.empty((rows, cols, bands, 3 * width), np.float32)
+    parts = np.empty((rows, bands, cols, 3 * width), np.float32)
+    sums = np.empty((rows, bands, cols, 9), np.float32)
     for frame, mean in zip(frames, means, strict=True):
         board = (frame[:, xs[0] : xs[-1] + 1] if touching else frame[:, xs]).reshape(len(frame), -1)
         lines = [board[which] for which in chosen]
@@ -46,8 +48,9 @@ def area_means(
         if band == 4:
             _average(pairs[0], pairs[1], half, pairs[0], up=True)
         rows_left = pairs[0] if band > 1 else lines[0]
-        cells[:] = rows_left.reshape(rows, bands, cols, 3 * width).transpose(0, 2, 1, 3)
-        np.matmul(cells.reshape(rows * cols, -1), weights.reshape(-1, 9), out=mean)
+        parts[:] = rows_left.reshape(parts.shape)
+        np.matmul(parts, weights, out=sums)
+        sums.sum(1, out=mean)
     return means.reshape(-1, 3, 3)
 
 

@@ -126,12 +126,12 @@ def read(
     """
     lead, place = video.shape[:-3], layout(rows, cols, *(size or video.shape[-3:-1]))
     means, power = _tones(video, place)
+    means, power = means.reshape(-1, rows * cols, 6), power.reshape(-1, rows * cols)  # frame by frame
     labels, rmse = _nearest(means, power, looks.reshape(len(looks), 6).astype(np.float32))
     if start is not None:
-        per_video = lead[-1] * rows * cols
         for at, first in enumerate(start.reshape(-1, rows * cols)):
-            mine = slice(at * per_video, (at + 1) * per_video)
-            seen, drawn = means[mine][: rows * cols].reshape(-1, 3), looks[first].reshape(-1, 3)
+            mine = slice(at * lead[-1], (at + 1) * lead[-1])
+            seen, drawn = means[mine][0].reshape(-1, 3), looks[first].reshape(-1, 3)
             if (colours := calibrate(seen, drawn)) is not None:
                 mapped = np.clip(looks * colours.gain + colours.offset, 0, 255).astype(np.float32)
                 scale = float(colours.gain.mean())  # distances as if seen in the colours drawn: the dark hides nothing
@@ -188,19 +188,21 @@ def _sampled_tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.
     )
     tone = weights.reshape(2, -1)
     means = np.matmul(tone, cells).reshape(-1, 6)
-    power = np.einsum("pns,s->pn", np.square(cells), np.full(3, 1.0, np.float32)) @ tone.mean(0)
+    power = np.einsum("pn,n->p", np.square(cells).sum(2), tone.mean(0))  # no product: it would be shared among threads
     return means, power
 
 
 def _nearest(
     means: NDArray[np.float32], power: NDArray[np.float32], looks: NDArray[np.float32], scale: float = 1.0
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Label and rmse of each cell, (N,), from its `_tones`. looks: (labels, 6). scale: levels seen for each level of rmse."""
-    # Mean over rim and core of |pixel - look|^2.
-    distance = power[:, None] - means @ looks.T + np.square(looks).sum(1)[None, :] / 2
-    nearest = distance.argmin(1)
-    rmse = np.sqrt(np.maximum(distance[np.arange(len(nearest)), nearest], 0) / 3).astype(np.float32) / np.float32(scale)
-    return np.where(rmse <= MAX_CELL_RMSE, nearest, UNREADABLE).astype(np.int16), rmse
+    """Label and rmse of each cell, (M, N), from its `_tones`, (M, N, 6) and (M, N) of M boards of N cells.
+
+    looks: (labels, 6). scale: levels seen for each level of rmse.
+    """
+    # Mean over rim and core of |pixel - look|^2. A product a board: one for all would be shared among threads, see areas.py.
+    distance = power[..., None] - means @ looks.T + np.square(looks).sum(1) / 2
+    rmse = np.sqrt(np.maximum(distance.min(-1), 0) / 3).astype(np.float32) / np.float32(scale)
+    return np.where(rmse <= MAX_CELL_RMSE, distance.argmin(-1), UNREADABLE).astype(np.int16), rmse
 
 
 def hold(states: NDArray[np.integer], num_frames: int, frames_per_move: int) -> NDArray[np.integer]:

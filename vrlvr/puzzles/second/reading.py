@@ -98,7 +98,7 @@ def strangers(
     strange[..., [RIM, CORE], n] = 1
     strange[..., RIM, :n], strange[..., CORE, :n] = ~rim, ~core
     for area, tones in ((EDGE, rim | core), (BORDER, beside)):
-        pairs = (tones[..., :, None] & tones[..., None, :]).reshape(-1, n * n).astype(np.float32)
+        pairs = (tones[..., :, None] & tones[..., None, :]).reshape(len(tones), -1, n * n).astype(np.float32)
         between = pairs @ palette.mixes.reshape(n * n, n).astype(np.float32)
         strange[..., area, :n] = between.reshape(tones.shape) == 0
     return np.einsum("trkian,trkan->trki", counts[..., n:], strange)
