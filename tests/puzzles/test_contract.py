@@ -1,5 +1,6 @@
 """What every room owes: the planner's video scores 1, attacks score 0, and no trick with frames ever pays."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -228,13 +229,58 @@ def test_json_round_trip(case, tmp_path):
         assert puzzle.to_json()["task"] == case.task == puzzle.task
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"task": "chess"}', '{"task": 3}', '{"task": "maze"}', "\x00"])
-def test_a_file_that_is_no_puzzle_is_refused_with_one_line(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "Expecting value"),
+        ("[]", "it is a list, a puzzle is an object"),
+        ("{}", "it has no 'task'"),
+        ('{"task": "chess"}', "task 'chess' is unknown; known are maze"),
+        ('{"task": ["maze"]}', "is unknown"),
+        ('{"task": "maze"}', "it has no 'board'"),
+        ("\x00", "Expecting value"),
+        ("[" * 100_000, "recursion"),
+        (" " * (1 << 20) + "{}", "larger than 1048576 bytes"),
+    ],
+)
+def test_a_file_that_is_no_puzzle_is_refused_with_one_line(text, why, tmp_path):
     path = tmp_path / "puzzle.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"puzzle.json is no puzzle file \(.+\); use one written by") as error:
+    with pytest.raises(ValueError, match=rf"puzzle.json is no puzzle file \(.*{why}.*\); use one written by") as error:
         load(path)
     assert "\n" not in str(error.value)
+
+
+ODD = [
+    None,
+    True,
+    1.5,
+    -1,
+    10**30,
+    "",
+    "x",
+    "\ud800",
+    "U" * 100_000,
+    [],
+    [None],
+    [[]],
+    [[-1]],
+    ["#", "#"],
+    ["#"] * 300,
+    {},
+]
+
+
+@pytest.mark.parametrize("case", TINY, ids=str)
+def test_no_puzzle_file_whatever_it_holds_ends_in_anything_but_one_line(case, tmp_path):
+    path, whole = tmp_path / "puzzle.json", puzzle_of(case, 0).to_json()
+    for key in whole:
+        for changed in [{k: v for k, v in whole.items() if k != key}] + [whole | {key: odd} for odd in ODD]:
+            path.write_text(json.dumps(changed), encoding="utf-8")
+            with pytest.raises(ValueError, match="is no puzzle file") as error:
+                load(path)
+            assert "\n" not in str(error.value)
+            assert len(str(error.value)) < len(str(path)) + 300
 
 
 @both

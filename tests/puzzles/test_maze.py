@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vrlvr.puzzles import board, generate, maze, rng_for, verify
+from vrlvr.puzzles import board, generate, maze, render_states, rng_for, verify
 from vrlvr.puzzles.maze.puzzle import canonical
 from vrlvr.puzzles.maze.render import AGENT, AGENT_ON_GOAL, FLOOR, GOAL, WALL
+from vrlvr.puzzles.second import second_verify
 
 # Two ways from S to G: down, down, right (the planner's), or around the wall.
 BOARD = {"task": "maze", "board": ["S..", ".#.", ".G."], "solution": "DDR"}
@@ -137,9 +138,17 @@ def test_different_mazes_have_different_keys():
     assert len({canonical(puzzle) for puzzle in (PUZZLE, moved, opened, *open_boards)}) == 5
 
 
-def test_solve_refuses_walled_in_goals():
-    with pytest.raises(ValueError, match="walls part start and goal"):
-        maze.solve(maze.Puzzle(1, 3, bytes([FLOOR, WALL, GOAL]), 0, ""))
+def test_no_duty_takes_a_walled_in_goal():
+    parted = maze.Puzzle(2, 3, bytes([FLOOR, WALL, FLOOR, FLOOR, WALL, GOAL]), 0, "")
+    still = render_states(parted, np.repeat(maze.states(parted, ""), 3, 0), 24, 36)
+    for duty in (
+        lambda: maze.solve(parted),
+        lambda: maze.judge_moves(parted, "D"),
+        lambda: verify(parted, still),
+        lambda: second_verify(parted, still),
+    ):
+        with pytest.raises(ValueError, match="the maze has no solution"):
+            duty()
 
 
 def test_states_show_the_agent_on_its_way():
@@ -273,12 +282,14 @@ def test_json_round_trip():
         ({"board": "S.G"}, "board must be a list of strings"),
         ({"board": ["S..", 3, ".G."]}, "board must be a list of strings"),
         ({"board": []}, "the board has 0 rows"),
-        ({"board": ["S", "G"]}, "2 to 255 rows and as many columns"),
+        ({"board": ["S", "G"]}, "2 rows of 1 cells; it must have 2 to 255 rows, and as many columns"),
         ({"board": ["S..", ".#", ".G."]}, "row 2 has 2 cells, row 1 has 3"),
         ({"board": ["S..", ".x.", ".G."]}, "row 2 has the character 'x'"),
         ({"board": ["S.S", ".#.", ".G."]}, "2 S cells; a maze has exactly one start"),
         ({"board": ["...", ".#.", ".G."]}, "0 S cells; a maze has exactly one start"),
         ({"board": ["S..", ".#.", "..."]}, "0 G cells; a maze has exactly one goal"),
+        ({"board": ["S#.", ".#.", ".#G"]}, "walls part start and goal"),
+        ({"board": ["S#.", ".#.", ".#G"], "solution": ""}, "walls part start and goal"),
         ({"solution": "DD"}, "solution 'DD' does not end on the goal"),
         ({"solution": ""}, "solution '' does not end on the goal"),
         ({"solution": "DDRLR"}, "move 4 of 'DDRLR' is illegal"),

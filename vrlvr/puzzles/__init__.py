@@ -29,6 +29,7 @@ from vrlvr.puzzles.splits import rng_for, split_of
 from vrlvr.puzzles.verdict import Verdict
 
 ROOMS: dict[str, Any] = {"maze": maze, "flowfree": flow_free, "sokoban": sokoban}
+MAX_FILE_BYTES = 1 << 20  # of a puzzle's JSON; the largest boards take a tenth of it
 Puzzle = maze.Puzzle | flow_free.Puzzle | sokoban.Puzzle
 # Default weights of the components, {task: {component: weight}}; a solved, clean video earns 1.
 DENSE_REWARD = {
@@ -116,17 +117,27 @@ def save(puzzle: Puzzle, path: Path) -> None:
     path.write_text(to_text(puzzle), encoding="utf-8")
 
 
-def from_json(data: dict[str, Any]) -> Puzzle:
-    """The puzzle of a `to_json`. Raises ValueError or KeyError if it is none."""
-    task = data["task"]
-    if task not in ROOMS:
-        raise ValueError(f"task {task!r} is unknown; known are {', '.join(ROOMS)}")
-    return ROOMS[task].Puzzle.from_json(data)
+def from_json(data: Any) -> Puzzle:
+    """The puzzle of a `to_json`. Raises ValueError with one line if it is none."""
+    if not isinstance(data, dict):
+        raise ValueError(f"it is a {type(data).__name__}, a puzzle is an object")
+    try:
+        task = data["task"]
+        if not isinstance(task, str) or task not in ROOMS:
+            raise ValueError(f"task {task!r:.40} is unknown; known are {', '.join(ROOMS)}")
+        return ROOMS[task].Puzzle.from_json(data)
+    except KeyError as error:
+        raise ValueError(f"it has no {error}") from None
 
 
 def load(path: Path) -> Puzzle:
     """Reads a puzzle written by `save`. Raises ValueError with one line if the file is no puzzle."""
     try:
-        return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no puzzle file ({error}); use one written by `vrlvr data`") from error
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
+        return from_json(json.loads(text))
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} is no puzzle file ({why}); use one written by `vrlvr data`") from error

@@ -69,14 +69,17 @@ def join(lines: object, alphabet: str) -> tuple[int, int, str]:
     """
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ValueError("board must be a list of strings, one a row")
-    if not (2 <= len(lines) <= 255 and 2 <= len(lines[0]) <= 255):
-        raise ValueError(f"the board has {len(lines)} rows; it must have 2 to 255 rows and as many columns")
+    cols = len(lines[0]) if lines else 0
+    if not (2 <= len(lines) <= 255 and 2 <= cols <= 255):
+        raise ValueError(
+            f"the board has {len(lines)} rows of {cols} cells; it must have 2 to 255 rows, and as many columns"
+        )
     for number, line in enumerate(lines, 1):
-        if len(line) != len(lines[0]):
-            raise ValueError(f"row {number} has {len(line)} cells, row 1 has {len(lines[0])}; all must have the same")
+        if len(line) != cols:
+            raise ValueError(f"row {number} has {len(line)} cells, row 1 has {cols}; all must have the same")
         if unknown := set(line) - set(alphabet):
             raise ValueError(f"row {number} has the character {min(unknown)!r}; known are {alphabet!r}")
-    return len(lines), len(lines[0]), "".join(lines)
+    return len(lines), cols, "".join(lines)
 
 
 def split(cells: str, cols: int) -> list[str]:

@@ -62,7 +62,7 @@ class Puzzle:
     def from_json(cls, data: dict[str, Any]) -> "Puzzle":
         """Reads what `to_json` wrote. Raises ValueError naming what is wrong with it, KeyError for a missing field."""
         if data["task"] != cls.task:
-            raise ValueError(f"task is {data['task']!r}, a FlowFree puzzle has {cls.task!r}")
+            raise ValueError(f"task is {data['task']!r:.40}, a FlowFree puzzle has {cls.task!r}")
         rows, cols, cells = grid.join(data["board"], "." + LETTERS)
         if max(rows, cols) > MAX_SIDE:
             raise ValueError(f"a board of {rows}x{cols} exceeds {MAX_SIDE} cells a side")
@@ -78,8 +78,8 @@ class Puzzle:
         endpoints = tuple((pair[0], pair[1]) for pair in by_colour.values())
         cells_per_move = data["cells_per_move"]
         if type(cells_per_move) is not int or not 1 <= cells_per_move <= MAX_CELLS_PER_MOVE:
-            raise ValueError(f"cells_per_move={cells_per_move!r} must be an integer from 1 to {MAX_CELLS_PER_MOVE}")
-        solution = tuple(tuple(path) for path in data["paths"])
+            raise ValueError(f"cells_per_move={cells_per_move!r:.40} must be an integer from 1 to {MAX_CELLS_PER_MOVE}")
+        solution = _read_paths(data["paths"])
         check_solution(rows, cols, endpoints, solution)
         if data["solution"] != _write_rows(rows, cols, solution):
             raise ValueError("solution and paths disagree; write both with to_json")
@@ -133,6 +133,15 @@ def _symmetries(rows: int, cols: int) -> tuple[tuple[int, int, tuple[int, ...]],
                     image.append(col * new_cols + row if transpose else row * new_cols + col)
                 symmetries.append((new_rows, new_cols, tuple(image)))
     return tuple(symmetries)
+
+
+def _read_paths(paths: Any) -> tuple[Path, ...]:
+    whole = isinstance(paths, list) and all(
+        isinstance(path, list) and all(type(cell) is int for cell in path) for path in paths
+    )
+    if not whole:
+        raise ValueError("paths must be a list of lists of cell numbers")
+    return tuple(tuple(path) for path in paths)
 
 
 def _write_rows(rows: int, cols: int, cells_of_colours: Iterable[Iterable[int]]) -> list[str]:

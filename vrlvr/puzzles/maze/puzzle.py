@@ -39,16 +39,18 @@ class Puzzle:
         Raises ValueError if `data` is no maze with a legal solution, KeyError if it lacks a key.
         """
         if data["task"] != cls.task:
-            raise ValueError(f"task is {data['task']!r}, a maze has {cls.task!r}")
+            raise ValueError(f"task is {data['task']!r:.40}, a maze has {cls.task!r}")
         rows, cols, cells = grid.join(data["board"], "#.SG")
         for mark, name in (("S", "start"), ("G", "goal")):
             if cells.count(mark) != 1:
                 raise ValueError(f"the board has {cells.count(mark)} {mark} cells; a maze has exactly one {name}")
         puzzle = cls(rows, cols, bytes(_GROUND[mark] for mark in cells), cells.index("S"), data["solution"])
         if not isinstance(puzzle.solution, str):
-            raise ValueError(f"solution is {puzzle.solution!r}; it must be a string of U, D, L, R")
+            raise ValueError(f"solution is {puzzle.solution!r:.60}; it must be a string of U, D, L, R")
+        if puzzle.start not in grid.distances_from(puzzle.goal, puzzle.ground, rows, cols):
+            raise ValueError("walls part start and goal, so that the maze has no solution")
         if trace(puzzle, puzzle.solution)[-1] != puzzle.goal:
-            raise ValueError(f"solution {puzzle.solution!r} does not end on the goal")
+            raise ValueError(f"solution {puzzle.solution!r:.60} does not end on the goal")
         return puzzle
 
 

@@ -40,7 +40,7 @@ def trace(puzzle: "Puzzle", solution: str) -> list[int]:
     for number, move in enumerate(solution, 1):
         cell = ways[move][cells[-1]] if move in ways else OFF_BOARD
         if cell == OFF_BOARD or puzzle.ground[cell] == WALL or cells[-1] == puzzle.goal:
-            raise ValueError(f"move {number} of {solution!r} is illegal; a move is U, D, L or R onto a free cell")
+            raise ValueError(f"move {number} of {solution!r:.60} is illegal; a move is U, D, L or R onto a free cell")
         cells.append(cell)
     return cells
 

@@ -19,13 +19,16 @@ def descend(to_goal: dict[int, int], start: int, rows: int, cols: int) -> str:
 
 @lru_cache(maxsize=1024)
 def moves_to_goal(puzzle: Puzzle) -> dict[int, int]:
-    """Fewest moves from every cell to the goal, for the cells that have a way there."""
-    return distances_from(puzzle.goal, puzzle.ground, puzzle.rows, puzzle.cols)
+    """Fewest moves from every cell to the goal, for the cells that have a way there.
+
+    Raises ValueError if the start has none.
+    """
+    moves = distances_from(puzzle.goal, puzzle.ground, puzzle.rows, puzzle.cols)
+    if puzzle.start not in moves:
+        raise ValueError("the maze has no solution: walls part start and goal")
+    return moves
 
 
 def solve(puzzle: Puzzle) -> str:
     """A shortest path from start to goal as moves U, D, L, R. Raises ValueError if walls part them."""
-    distances = moves_to_goal(puzzle)
-    if puzzle.start not in distances:
-        raise ValueError("the maze has no solution: walls part start and goal")
-    return descend(distances, puzzle.start, puzzle.rows, puzzle.cols)
+    return descend(moves_to_goal(puzzle), puzzle.start, puzzle.rows, puzzle.cols)

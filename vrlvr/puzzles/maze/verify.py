@@ -33,7 +33,7 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.integer], rmse_TRK: NDArray[np.
     never pays; `error`, see reading_error.
     Precision and recall compare sets of visited cells, the start excluded: the video's over the readable frames that
     show one agent, the planner's over its path.
-    Raises ValueError if the arrays do not have the puzzle's board.
+    Raises ValueError if the arrays do not have the puzzle's board, or the puzzle has no solution.
     """
     shown = frames(labels_TRK, rmse_TRK, puzzle.rows, puzzle.cols)
     reading_of = {frame: _read(puzzle, frame) for frame in set(shown)}

@@ -14,7 +14,7 @@ def judge_moves(puzzle: Puzzle, moves: str) -> Verdict:
     The walk counts up to the first move that breaks a rule: off the board, into a wall, or on from the goal. It solves the maze
     if it breaks none and ends on the goal. `frame` is the number of the offending move, from 1; of the last one where the walk
     merely ends elsewhere. Components, precision and recall are those of `judge`; an answer in moves has no reading error.
-    Raises ValueError for other letters.
+    Raises ValueError for other letters, and for a puzzle without a solution.
     """
     if unknown := set(moves) - set("UDLR"):
         raise ValueError(f"move {min(unknown)!r} is unknown; a move is U, D, L or R")

@@ -16,7 +16,8 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.int16]) -> SecondVerdict:
 
     From one frame to the next the agent stays or goes to a free cell beside it; from the goal it goes nowhere. Each frame must
     look exactly like the puzzle with the agent on a cell that it can have reached.
-    progress: 1 - d / d0, moves still to go from the nearest cell reached, and from the start.
+    progress: 1 - d / d0, moves still to go from the nearest cell reached, and from the start. Raises ValueError where d0 is
+    infinite.
     """
     ground = np.frombuffer(puzzle.ground, np.int8).reshape(puzzle.rows, puzzle.cols)
     free, goal = ground != WALL, ground == GOAL
@@ -28,6 +29,8 @@ def judge(puzzle: Puzzle, labels_TRK: NDArray[np.int16]) -> SecondVerdict:
     here = np.zeros_like(free)
     here.flat[puzzle.start] = True
     total = nearest = to_go[here].min()
+    if not np.isfinite(total):
+        raise ValueError("the maze has no solution: no way leads from its start to its goal")
     for frame, seen in enumerate(agent):
         here = seen & (here if frame == 0 else here | _beside(here & ~goal))
         if not here.any():

@@ -42,7 +42,7 @@ class Puzzle:
             after = step(self, states[-1], move)
             if after is None:
                 raise ValueError(
-                    f"move {number} of {solution!r} is illegal; a move is U, D, L or R onto a free cell, or "
+                    f"move {number} of {solution!r:.60} is illegal; a move is U, D, L or R onto a free cell, or "
                     "into a box with a free cell behind it"
                 )
             states.append(after)
@@ -60,7 +60,7 @@ class Puzzle:
         Raises ValueError if `data` is no level with a legal solution, KeyError if it lacks a key.
         """
         if data["task"] != cls.task:
-            raise ValueError(f"task is {data['task']!r}, a Sokoban level has {cls.task!r}")
+            raise ValueError(f"task is {data['task']!r:.40}, a Sokoban level has {cls.task!r}")
         rows, cols, cells = grid.join(data["board"], _XSB)
         marks = bytes(_XSB.index(mark) for mark in cells)
         agents = [cell for cell, label in enumerate(marks) if label in _AGENTS]
@@ -73,11 +73,11 @@ class Puzzle:
                 f"the board has {len(boxes)} boxes and {len(puzzle.targets)} targets; it needs as many, at least 1"
             )
         if not isinstance(puzzle.solution, str):
-            raise ValueError(f"solution is {puzzle.solution!r}; it must be a string of U, D, L, R")
+            raise ValueError(f"solution is {puzzle.solution!r:.60}; it must be a string of U, D, L, R")
         if boxes == puzzle.targets:
             raise ValueError("every box is on a target already; a level has something to push")
         if puzzle.trace(puzzle.solution)[-1][1] != puzzle.targets:
-            raise ValueError(f"solution {puzzle.solution!r} does not end with every box on a target")
+            raise ValueError(f"solution {puzzle.solution!r:.60} does not end with every box on a target")
         return puzzle
 
 
