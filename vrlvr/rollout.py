@@ -1,6 +1,7 @@
 """The policy without gradient, as rollouts and evaluations call it: text encoded once, full micro-batches, CUDA graphs."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class FrozenVelocity:
         self._policy, self._micro_batch = policy, micro_batch
         self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
         self._captures = graphs and torch.cuda.is_available()
-        self._pool = torch.cuda.graph_pool_handle() if self._captures else None  # one for all: only one runs at a time
+        self._pool: Any = None
         self._context: TextContext | None = None
 
     @torch.no_grad()
@@ -31,6 +32,8 @@ class FrozenVelocity:
         if self._context is None or self._context.shape != context.shape:
             self._context = context
             self._graphs.clear()
+            # One for all graphs: only one runs at a time. Once its graphs are gone PyTorch takes a pool for dead.
+            self._pool = torch.cuda.graph_pool_handle() if self._captures else None
         else:
             self._context.copy_(context)  # graphs know its addresses
 
@@ -51,19 +54,27 @@ class FrozenVelocity:
         return self._policy(*inputs, context=self._context)
 
 
+@lru_cache(maxsize=8)
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for good: PyTorch hands out 32 streams in turn, so one for every graph would some day be the scorer's."""
+    return torch.cuda.Stream(device)
+
+
 class _Graph:
     """One captured call of a function of CUDA tensors."""
 
     def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], pool: Any) -> None:
         self._inputs = [tensor.clone() for tensor in inputs]
-        stream = torch.cuda.Stream()
+        stream = _capture_stream(inputs[0].device)
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # compiles kernels and fills caches, which a capture may not
+        # Compiles kernels and fills caches, which a capture may not. On its stream, for which cuBLAS then has a workspace:
+        # one that a capture makes would lie in the graphs' pool and outlive them.
+        with torch.cuda.stream(stream):
             function(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         # thread_local: samples that are there already may be decoded meanwhile, in another thread, which allocates.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._output = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
