@@ -169,6 +169,12 @@ def test_the_same_rows_from_two_files_are_one(tmp_path: Path, capsys: pytest.Cap
     assert "measured more than once" in text
 
 
+def test_a_file_of_no_known_kind_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", "--out", str(tmp_path / "table.pdf")]) == 2
+    assert "table.pdf must end in one of .md, .tex, .csv, .html; or name the --format" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_huge_file_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.json"
     with path.open("wb") as file:
@@ -191,6 +197,11 @@ def test_a_huge_file_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (json.dumps([row("x" * 10_000, task="")]), "task='' must be a name"),
         (json.dumps([row(success_rate_ci95=["x" * 10_000])]), "must be [low, high]"),
         ("[" * 100_000, "is no JSON"),
+        (
+            json.dumps([row("Sora 2", source="published", success_rate_ci95=None)]),
+            "arXiv 2605.15458 prints no such row",
+        ),
+        (json.dumps([VBVR | {"source": "published"}]), "arXiv 2605.15458 prints no such row"),
     ],
 )
 def test_a_bad_file_is_one_line(content: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

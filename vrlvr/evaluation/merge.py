@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from vrlvr.atomic_write import write_text
+from vrlvr.errors import UserError
 from vrlvr.evaluation.comparison import NAMES, Entry, Name, build, entries_of
 from vrlvr.evaluation.entries import read_entries, read_json
 from vrlvr.evaluation.formats import to_csv, to_html, to_latex, to_markdown
 from vrlvr.evaluation.metrics import Row
+from vrlvr.evaluation.published import published_rows, published_vbvr_rows
 from vrlvr.evaluation.tables import checked_row
 from vrlvr.evaluation.vbvr_rows import VbvrRow, checked_vbvr_row, is_vbvr
 
@@ -19,6 +21,7 @@ _FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".html": "html",
 }  # by the file's ending
+_PRINTED: Sequence[object] = [*published_rows(), *published_vbvr_rows()]
 
 
 def table(
@@ -27,12 +30,14 @@ def table(
     out: Path | None = None,
     table: Literal["all", "main", "vbvr", "llm"] = "all",
 ) -> None:
-    """Writes the paper's tables with the rows of all results beside the published ones, or prints them.
+    """Writes the paper's tables with the measured rows of all results beside the published ones, or prints them.
 
     results: results.json files, or folders that hold one; none gives the published tables. format: by default what the name of
     `out` ends in (.md, .tex, .csv, .html), else markdown. out: the file to write, printed where it is not given. table: one of
     the three, or all. Raises UserError with one line for a file that is no results.json.
     """
+    if out is not None and format is None and out.suffix not in _FORMATS:
+        raise UserError(f"out={out} must end in one of {', '.join(_FORMATS)}; or name the --format")
     rows, vbvr_rows = read_all([path / "results.json" if path.is_dir() else path for path in results])
     names: Sequence[Name] = NAMES if table == "all" else (table,)
     entries = [(name, entries_of(name, rows, vbvr_rows)) for name in names]
@@ -47,10 +52,16 @@ def table(
 
 
 def read_all(paths: Sequence[Path]) -> tuple[list[Row], list[VbvrRow]]:
-    """The rows of many results.json files, of puzzles and of VBVR. Raises UserError if one is not as it must be."""
+    """The rows of many results.json files, of puzzles and of VBVR. Raises UserError if one is not as it must be, or calls
+    itself published while the paper prints another, or none.
+    """
     rows, vbvr_rows = [], []
     for path in paths:
         for i, entry in enumerate(read_entries(path)):
+            if isinstance(entry, dict) and entry.get("source") == "published" and entry not in _PRINTED:
+                raise UserError(
+                    f"{path}: row {i} calls itself published, but arXiv 2605.15458 prints no such row; correct its source"
+                )
             if is_vbvr(entry):
                 vbvr_rows.append(checked_vbvr_row(entry, f"{path}: row {i}"))
             else:
