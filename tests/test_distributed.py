@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tiny_run import ARGUMENTS
 from torch import nn
 
 from vrlvr import distributed
-from vrlvr.distributed import World
+from vrlvr.distributed import World, pick_device
 from vrlvr.update import puzzles_of
 
 ENTRY = Path(__file__).parents[1] / "vrlvr" / "train.py"
@@ -182,3 +183,15 @@ def test_gradients_are_summed_in_buckets(monkeypatch: pytest.MonkeyPatch) -> Non
         assert p.grad is not None
         assert p.grad.tolist() == [2.0 * i for i in range(p.numel())]
     assert [p.grad is None for p in parameters] == [False] * 5 + [True]
+
+
+def test_a_chosen_gpu_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: SimpleNamespace(device=torch.device(device)))
+    assert pick_device("auto") == torch.device("cuda", 1)
+    assert pick_device("cuda:3") == torch.device("cuda", 3)
+    assert pick_device("cpu") == torch.device("cpu")
+    assert current == [torch.device("cuda", 1), torch.device("cuda", 3)]

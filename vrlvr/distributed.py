@@ -90,14 +90,20 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is this process's GPU if there is one. Raises UserError if it cannot be used."""
+    """The device of that name, a GPU as the current one; `auto` is this process's GPU if there is one.
+
+    Raises UserError if it cannot be used.
+    """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.zeros((), device=name).device
+        device = torch.zeros((), device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device={name} cannot be used ({reason}); use auto, cpu or a GPU that is there") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # else Triton, and streams, would be those of the first GPU
+    return device
 
 
 @contextmanager
@@ -114,7 +120,9 @@ def joined_world() -> Iterator[World]:
     if size == 1:
         yield World(rank, size, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+    gpu = device.type == "cuda"
+    # An hour: while rank 0 writes a checkpoint the others wait in a collective; those that died are found by the heartbeat.
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(hours=1), device_id=device if gpu else None)
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # A connection of its own: the process group's may be waiting for something.
     store = dist.PrefixStore("heartbeat", dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10)))

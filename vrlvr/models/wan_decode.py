@@ -29,7 +29,12 @@ class WanDecoder:
         """vae: frozen from here on. Copies of the convolutions after an upsampling are kept, 16/9 of their size."""
         self._vae = vae
         for conv in (module for module in vae.decoder.modules() if isinstance(module, torch.nn.Conv3d)):
-            conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
+            weight = conv.weight.data
+            conv.weight.data = weight.contiguous(memory_format=torch.channels_last_3d)
+            if (
+                weight.is_cuda
+            ):  # loaded on another stream than this one, which must not reuse the memory before it is read
+                weight.record_stream(torch.cuda.current_stream(weight.device))
         upsamplers = (_upsampler(block) for block in vae.decoder.up_blocks)
         self._pixel_weights = {u: pixel_weights(u.resample[1].weight) for u in upsamplers if u is not None}
 
