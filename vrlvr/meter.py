@@ -187,7 +187,7 @@ class _Loss(nn.Module):
         context = self.policy.text_context(self._prompt_P)
         text = context.leaves()
         for tensor in (t for pair in text.keys_values for t in pair):
-            tensor.grad = torch.empty_like(tensor)  # as from the second micro-batch on
+            tensor.grad = torch.empty_like(tensor, dtype=tensor.grad_dtype)  # as from the second micro-batch on
         velocity = self.policy(latents, sigma_B, first, prompt_B, context=text)
         target = latents
         if self._anchored:

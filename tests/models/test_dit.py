@@ -282,6 +282,19 @@ def test_text_is_projected_once_for_many_videos_with_the_same_gradients(num_text
     assert calls == ([2, 2] if num_text_tokens == 1 else [2, 3])  # one token: even the output is per prompt
 
 
+def test_the_texts_gradients_of_many_micro_batches_add_up_in_bfloat16() -> None:
+    """In bfloat16 the 257th of equal gradients no longer changes their sum."""
+    model = random_model(TI2V).bfloat16()
+    context = model.text_context(torch.randn(1, 3, TI2V.text_dim))
+    leaves = context.leaves()
+    weight, passes = model.blocks[0].attn2.to_v.weight, 600
+    expected = torch.autograd.grad(context.keys_values[0][1].sum(), weight, retain_graph=True)[0]
+    for _ in range(passes):
+        leaves.keys_values[0][1].sum().backward()
+    context.backward(leaves)
+    assert (weight.grad - passes * expected).norm() < 0.01 * passes * expected.norm()
+
+
 class LowRank(nn.Module):
     """A layer wrapped as LoRA wraps it: what it adds is not in the `weight` it shows."""
 

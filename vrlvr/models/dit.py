@@ -260,7 +260,7 @@ class TextContext:
 
     def leaves(self) -> "TextContext":
         """A copy cut off from the graph, which gathers the gradients of many backward passes for `backward`."""
-        cut = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in self.keys_values]
+        cut = [(_gathering_leaf(k), _gathering_leaf(v)) for k, v in self.keys_values]
         return TextContext(cut, self.row_B, self.number_P)
 
     def backward(self, leaves: "TextContext") -> None:
@@ -273,6 +273,14 @@ class TextContext:
         ]
         if pairs:
             torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
+
+
+def _gathering_leaf(tensor: Tensor) -> Tensor:
+    """A leaf whose gradients of half precision are added in float32, as `vrlvr.masters` has it and for its reason."""
+    leaf = tensor.detach().requires_grad_()
+    if leaf.dtype in (torch.bfloat16, torch.float16):
+        leaf.grad_dtype = torch.float32
+    return leaf
 
 
 class Attention(nn.Module):
