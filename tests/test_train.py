@@ -55,7 +55,8 @@ def test_result_rows_have_the_published_schema(run_dir: Path) -> None:
         (task, system) for task in ("maze", "flowfree", "sokoban") for system in ("base", "sft", "rl")
     ]
     for row in rows:
-        assert list(row) == [*ROW, "num_samples", "verifier", "test_set"]
+        others = ["precision_ci95", "recall_ci95", "f1_ci95"]
+        assert list(row) == [*ROW, "num_samples", *others, "verifier", "test_set"]
         low, high = row["success_rate_ci95"]
         assert 0 <= low <= row["success_rate"] <= high <= 100
         assert (row["num_puzzles"], row["source"]) == (4, "measured")

@@ -105,6 +105,8 @@ def test_rows_count_every_outcome(data):
     assert (maze["num_puzzles"], maze["num_samples"], maze["num_missing"], maze["num_undecodable"]) == (3, 3, 1, 1)
     for name in ("precision", "recall", "f1", "success_rate"):
         assert maze[name] == pytest.approx(100 / 3)
+        low, high = maze[f"{name}_ci95"]
+        assert 0 < low < 100 / 3 < high < 100
     assert (other["num_puzzles"], other["num_missing"], other["success_rate"]) == (1, 0, 100)
     assert (maze["system"], maze["source"], maze["verifier"]) == ("S", "measured", verifier_version())
 

@@ -115,6 +115,7 @@ def test_what_we_summarise_ourselves_is_never_doubted(solved: list[list[bool]]) 
         ({"success_rate": 55.0, "success_rate_ci95": None}, "no interval"),
         ({"success_rate": 60.0, "success_rate_ci95": [54.4, 65.4]}, "SR 60.0 above recall 50.0"),
         ({"success_rate": 40.123456}, "is no whole number"),
+        ({"recall_ci95": [30.0, 35.0]}, "recall 50.0 lies outside its interval 30.0 to 35.0"),
         ({"success_rate_ci95": [30.0, 35.0]}, "lies outside its interval 30.0 to 35.0"),
         ({"success_rate_ci95": [39.0, 41.0]}, "narrower than 300 samples allow"),
         ({"success_rate_ci95": [20.0, 60.0]}, "wider than 300 puzzles give"),

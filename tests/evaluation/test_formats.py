@@ -144,9 +144,10 @@ def test_markdown_leaves_ordinary_names_alone() -> None:
 def test_latex_keeps_its_rows_and_columns(name: str) -> None:
     text = to_latex([table(name)])
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
-    assert len(body) == 2
+    assert len(body) == 3  # the second has the intervals of the first
     assert all(line.endswith(r" \\") for line in body)
-    assert [len(re.findall(r"(?<!\\)&", line)) for line in body] == [4, 4]
+    assert [len(re.findall(r"(?<!\\)&", line)) for line in body] == [4, 4, 4]
+    assert body[1] == r"& &  & \tiny {[}1.0, 3.0{]} &  \\"
     assert r"\begin{tabular}{llrrr}" in text
     assert r"\cmidrule(lr){3-4} \cmidrule(lr){5-5}" in text
     assert text.count(r"\begin{") == text.count(r"\end{")
@@ -172,6 +173,7 @@ def test_latex_needs_no_package_but_booktabs() -> None:
             "tabcolsep",
             "caption",
             "toprule",
+            "tiny",
             "multicolumn",
             "cmidrule",
         ),

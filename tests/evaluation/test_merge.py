@@ -118,11 +118,12 @@ def test_language_models_and_vbvr_have_tables_of_their_own(tmp_path: Path, capsy
 
 def test_csv_holds_every_number_at_full_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.json"
-    path.write_text(json.dumps([row(precision=100 / 3, f1=40.0), VBVR]), encoding="utf-8")
+    path.write_text(json.dumps([row(precision=100 / 3, f1=40.0, precision_ci95=[30.0, 36.0]), VBVR]), encoding="utf-8")
     records = list(csv.DictReader(io.StringIO(run(capsys, path, "--format", "csv"), newline="")))
     assert len(records) == 4 * (11 * 3 + 4 + 1) + 6 * (4 + 1)
     (precision,) = [r for r in records if r["source"] == "measured" and r["metric"] == "precision"]
     assert float(precision["value"]) == 100 / 3
+    assert [precision["ci95_low"], precision["ci95_high"]] == ["30.0", "36.0"]
     (rate,) = [r for r in records if r["source"] == "measured" and r["metric"] == "success_rate"]
     assert (rate["num_puzzles"], rate["date"], rate["test_set"]) == ("300", "2026-11-23", "cafe")
     assert [float(rate[bound]) for bound in ("ci95_low", "ci95_high")] == row()["success_rate_ci95"]

@@ -16,7 +16,10 @@ from vrlvr.evaluation.metrics import (
     unpaired_gain,
     wilson,
 )
+from vrlvr.evaluation.overlap_intervals import overlap_intervals
 from vrlvr.puzzles.verdict import Verdict
+
+RATES = ("precision", "recall", "f1")
 
 
 def verdict(solved: bool, precision: float = 0.5, recall: float = 0.5) -> Verdict:
@@ -63,6 +66,39 @@ def test_wilson_against_the_published_example() -> None:
         (1, 29, 0.0061, 0.1718),
     ):
         assert wilson(solved / n, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_overlap_intervals_hold_the_truth_95_times_of_100() -> None:
+    """Puzzles differ, precision and recall go together, and the two samples of a puzzle resemble each other."""
+    rng = np.random.default_rng(0)
+
+    def drawn(puzzles: int) -> list[list[Verdict]]:
+        ease = rng.beta(2, 1, (puzzles, 1))
+        precision, recall = (np.clip(ease + rng.normal(0, 0.1, (puzzles, 2)) - less, 0, 1) for less in (0, 0.2))
+        return [[verdict(False, *pair) for pair in zip(*of, strict=True)] for of in zip(precision, recall, strict=True)]
+
+    truth = summarise("s", "maze", drawn(40_000))
+    held = np.zeros(3)
+    for _ in range(300):
+        intervals = overlap_intervals(drawn(60))
+        held += [low <= truth[name] <= high for name, (low, high) in zip(RATES, intervals, strict=True)]  # type: ignore[literal-required]
+    assert (np.abs(held / 300 - 0.95) < 0.03).all()
+
+
+@given(st.lists(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=3), min_size=1, max_size=9))
+def test_overlap_intervals_hold_their_rates_and_lie_in_0_to_100(pairs: list[list[tuple[float, float]]]) -> None:
+    judged = [[verdict(False, *pair) for pair in puzzle] for puzzle in pairs]
+    row = summarise("s", "maze", judged)
+    for name, (low, high) in zip(RATES, overlap_intervals(judged), strict=True):
+        assert 0 <= low <= high <= 100
+        assert low - 1e-9 <= row[name] <= high + 1e-9  # type: ignore[literal-required]
+
+
+def test_overlaps_of_nothing_or_everything_have_intervals_of_as_many_puzzles() -> None:
+    for value in (0.0, 1.0):
+        judged = [[verdict(False, value, value)] * 3] * 20
+        for interval in overlap_intervals(judged):
+            assert interval == [100 * bound for bound in wilson(value, 20)]
 
 
 def test_difference_against_the_published_example() -> None:

@@ -96,12 +96,16 @@ def test_a_file_that_is_no_table_is_one_clear_line(tmp_path: Path, text: str, me
 
 def test_markdown_groups_columns_by_task_and_keeps_the_sources_apart() -> None:
     text = markdown(
-        [row("VideoRLVR", "maze", source="published", success_rate_ci95=None), row("rl", "sokoban"), row("rl")]
+        [
+            row("VideoRLVR", "maze", source="published", success_rate_ci95=None),
+            row("rl", "sokoban"),
+            row("rl", f1_ci95=[51.0, 59.0]),
+        ]
     )
     assert text.splitlines() == [
         "| system | source | Maze Prec | Rec | F1 | SR | Sokoban Prec | Rec | F1 | SR |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| rl | measured | 61.2 | 50.0 | 55.1 | 40.0 [35.1, 45.2] | 61.2 | 50.0 | 55.1 | 40.0 [35.1, 45.2] |",
+        "| rl | measured | 61.2 | 50.0 | 55.1 [51.0, 59.0] | 40.0 [35.1, 45.2] | 61.2 | 50.0 | 55.1 | 40.0 [35.1, 45.2] |",
         "| VideoRLVR | published | 61.2 | 50.0 | 55.1 | 40.0 |  |  |  |  |",
     ]
 

@@ -12,6 +12,7 @@ from vrlvr import puzzles
 from vrlvr.atomic_write import write_text
 from vrlvr.errors import UserError
 from vrlvr.evaluation.metrics import Row, summarise
+from vrlvr.evaluation.overlap_intervals import overlap_intervals
 from vrlvr.evaluation.tables import write_results
 from vrlvr.puzzles import ROOMS, Puzzle
 from vrlvr.puzzles.verdict import Verdict
@@ -86,6 +87,7 @@ def rows_of(system: str, outcomes: Sequence[Outcome]) -> list[Row]:
         row["num_missing"], row["num_undecodable"] = (
             sum(outcome.status == status for outcome in of_task) for status in ("missing", "undecodable")
         )
+        row["precision_ci95"], row["recall_ci95"], row["f1_ci95"] = overlap_intervals(list(by_item.values()))
         row["date"], row["verifier"] = datetime.now(UTC).date().isoformat(), verifier_version()
         row["test_set"] = puzzle_digest({outcome.item.id: outcome.item.puzzle for outcome in of_task}.values())
         rows.append(row)

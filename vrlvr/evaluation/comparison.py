@@ -155,14 +155,14 @@ class _Marks:
 
 def _entry_of_rates(row: Row, flags: Sequence[Flag]) -> Entry:
     rates = {name: float(row[name]) for name in COLUMNS.values()}  # type: ignore[literal-required]
-    bounds = row["success_rate_ci95"]
-    intervals = {} if bounds is None else {"success_rate": bounds}
+    known = cast(Mapping[str, Any], row)
+    intervals = {name: known[f"{name}_ci95"] for name in rates if known.get(f"{name}_ci95") is not None}
     return Entry(row["system"], row["task"], row["source"], rates, intervals, _facts(row), flags)
 
 
 def _entry_of_scores(row: VbvrRow, flags: Sequence[Flag]) -> Entry:
     bounds = row["average_ci95"]
-    intervals = {} if bounds is None else {"average": bounds}
+    intervals = ({} if bounds is None else {"average": bounds}) | row.get("categories_ci95", {})
     scores = {"average": row["average"], **row["categories"]}
     return Entry(row["system"], row["task"], row["source"], scores, intervals, _facts(row), flags)
 

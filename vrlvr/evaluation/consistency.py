@@ -5,9 +5,9 @@ interval and theirs leave no room. Numbers of full precision are held to their o
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from vrlvr.evaluation.metrics import Row, wilson
 from vrlvr.evaluation.vbvr_rows import CATEGORIES, NUM_VIDEOS, VbvrRow, weighted_average
@@ -15,6 +15,8 @@ from vrlvr.puzzles.verdict import f1
 
 FEW = 100  # puzzles below which a 95 % interval is wider than some 20 points
 _NOISE = 1e-6  # of sums in floating point, in percent
+_OTHERS = {"precision": "precision", "recall": "recall", "f1": "F1"}
+_TITLES = _OTHERS | {"success_rate": "SR"}
 
 
 class Flag(NamedTuple):
@@ -44,6 +46,7 @@ def audit(rows: Sequence[Row]) -> list[list[Flag]]:
     found = []
     for row in rows:
         doubts = [Flag("f1", text)] if (text := _f1_follows(row)) else []
+        doubts += [Flag(column, text) for column in _OTHERS if (text := _outside(row, column))]
         found.append(doubts + [Flag("success_rate", text) for check in checks if (text := check(row))])
     for i, text in _mixtures(rows):
         found[i].append(Flag("success_rate", text))
@@ -112,12 +115,18 @@ def _rate_is_a_share(row: Row) -> str | None:
 
 
 def _interval_holds_the_rate(row: Row) -> str | None:
-    bounds = row["success_rate_ci95"]
-    if bounds is None:
+    if row["success_rate_ci95"] is None:
         return "measured, but has no interval" if row["source"] == "measured" else None
-    if bounds[0] - half_unit(bounds[0]) <= row["success_rate"] <= bounds[1] + half_unit(bounds[1]):
+    return _outside(row, "success_rate")
+
+
+def _outside(row: Row, column: str) -> str | None:
+    """Whether a rate lies outside its interval, if it has one."""
+    known = cast(Mapping[str, Any], row)
+    value, bounds = known[column], known.get(f"{column}_ci95")
+    if bounds is None or bounds[0] - half_unit(bounds[0]) <= value <= bounds[1] + half_unit(bounds[1]):
         return None
-    return f"SR {row['success_rate']:.1f} lies outside its interval {bounds[0]:.1f} to {bounds[1]:.1f}"
+    return f"{_TITLES[column]} {value:.1f} lies outside its interval {bounds[0]:.1f} to {bounds[1]:.1f}"
 
 
 def _interval_fits_the_count(row: Row) -> str | None:

@@ -93,8 +93,11 @@ def _latex(table: Table) -> str:
         r"\midrule",
     ]
     for line in table.lines:
-        cells = [_joined(cell, r"\textsuperscript{", "}", latex_text(cell.interval)) for cell in line.cells]
+        cells = [_joined(cell, r"\textsuperscript{", "}", interval="") for cell in line.cells]
         lines.append(f"{latex_text(line.system)} & {line.source} & {' & '.join(cells)} \\\\")
+        if any(cell.interval for cell in line.cells):  # below the numbers: beside all of them they would leave the page
+            below = (rf"\tiny {latex_text(cell.interval)}" if cell.interval else "" for cell in line.cells)
+            lines.append(f"& & {' & '.join(below)} \\\\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\raggedright\textsuperscript{{{mark}}} {latex_text(text)}" for mark, text in table.notes]
     return "\n".join([*lines, r"\end{table*}", ""])

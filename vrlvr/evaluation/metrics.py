@@ -32,8 +32,8 @@ class Row(TypedDict):
     """One system on one task. Rates in percent (0..100); what a published table does not tell is None.
 
     The last come with measured rows of `vrlvr.evaluation.benchmark`: samples in all, of which so many had no video or one that
-    cannot be decoded (both count as not solved); the day (ISO 8601), the verifier's version, a hash of the puzzles, and `text`
-    where a language model answered.
+    cannot be decoded (both count as not solved); the day (ISO 8601), the verifier's version, a hash of the puzzles, `text`
+    where a language model answered, and the intervals of the other rates (see overlap_intervals.py).
     """
 
     system: str
@@ -52,6 +52,9 @@ class Row(TypedDict):
     verifier: NotRequired[str]
     test_set: NotRequired[str]
     answers: NotRequired[str]
+    precision_ci95: NotRequired[list[float]]
+    recall_ci95: NotRequired[list[float]]
+    f1_ci95: NotRequired[list[float]]
 
 
 class Gain(TypedDict):

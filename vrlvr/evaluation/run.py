@@ -11,6 +11,7 @@ from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.evaluation.benchmark import puzzle_digest
 from vrlvr.evaluation.metrics import Row, mean_gain, paired_gain, summarise
+from vrlvr.evaluation.overlap_intervals import overlap_intervals
 from vrlvr.evaluation.tables import write_gains, write_results
 from vrlvr.policy import Policy
 from vrlvr.puzzles import Puzzle
@@ -113,6 +114,7 @@ def evaluate_systems(
             judged = judge_policy(config, world, policy, source, batch, range(config.eval.noise_seeds))
             row = summarise(system, task, judged)
             row["num_samples"] = sum(map(len, judged))
+            row["precision_ci95"], row["recall_ci95"], row["f1_ci95"] = overlap_intervals(judged)
             row["verifier"], row["test_set"] = verifier_version(), puzzle_digest(batch)
             rows[task, system], verdicts[task, system] = row, judged
             success = {f"success_{system}_{task}": row["success_rate"] / 100}

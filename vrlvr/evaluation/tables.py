@@ -4,7 +4,7 @@ results.json is a list of rows {system, task, precision, recall, f1, success_rat
 source}: rates in 0..100, source `measured` (here) or `published` (as printed elsewhere); see `metrics.Row` for the rest.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,7 +93,7 @@ def read_gains(path: Path) -> list[Gain]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Systems as lines; for each task Prec, Rec, F1, and SR with its 95 % interval in brackets; all in percent."""
+    """Systems as lines; for each task Prec, Rec, F1 and SR, with their 95 % intervals in brackets; all in percent."""
     tasks = tasks_of(rows)
     cells = {(row["system"], row["source"], row["task"]): row for row in rows}
     head = ["system", "source"]
@@ -148,12 +148,11 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
 def _cells(row: Row | None) -> list[str]:
     if row is None:
         return [""] * len(COLUMNS)
-    *rates, success = (f"{row[key]:.1f}" for key in COLUMNS.values())  # type: ignore[literal-required]
-    return [*rates, f"{success} {_interval(row)}".rstrip()]
+    return [f"{row[key]:.1f} {_interval(row, key)}".rstrip() for key in COLUMNS.values()]  # type: ignore[literal-required]
 
 
-def _interval(row: Row) -> str:
-    bounds = row["success_rate_ci95"]
+def _interval(row: Row, column: str = "success_rate") -> str:
+    bounds = cast(Mapping[str, Any], row).get(f"{column}_ci95")
     return "" if bounds is None else f"[{bounds[0]:.1f}, {bounds[1]:.1f}]"
 
 
@@ -172,6 +171,7 @@ _HOW_MEASURED: Schema = {  # which a row may lack
     **dict.fromkeys(("num_samples", "num_missing", "num_undecodable"), COUNT_OR_ZERO),
     **dict.fromkeys(("date", "verifier", "test_set"), NAME),
     "answers": ("text or video", lambda value: value in ("text", "video")),
+    **dict.fromkeys(("precision_ci95", "recall_ci95", "f1_ci95"), OPTIONAL_INTERVAL),
 }
 _GAIN: Schema = {
     "before": NAME,

@@ -11,6 +11,7 @@ from vrlvr.evaluation.entries import (
     RATE,
     Schema,
     checked,
+    is_interval,
     is_name,
     is_rate,
 )
@@ -26,7 +27,8 @@ NUM_VIDEOS = VIDEOS_PER_TASK * NUM_TASKS
 class VbvrRow(TypedDict):
     """Scores in percent (0..100): the mean over all videos of the set, those without a score counted as 0.
 
-    categories: the same mean over each category, as the evaluator names them. num_tasks, num_videos: of the set that was
+    categories: the same mean over each category, as the evaluator names them, and categories_ci95 the interval of each that has
+    one. num_tasks, num_videos: of the set that was
     asked for (50 and 250 are the whole), of which num_missing had no score. scoring: which of the evaluator's modes. evaluator:
     its commit and hash. What a published table does not tell is None, or not there.
     """
@@ -43,10 +45,17 @@ class VbvrRow(TypedDict):
     scoring: NotRequired[str]
     evaluator: NotRequired[str]
     date: NotRequired[str]
+    categories_ci95: NotRequired[dict[str, list[float]]]
 
 
 def _are_categories(value: Any) -> bool:
     return isinstance(value, dict) and all(is_name(name) and is_rate(score) for name, score in value.items())
+
+
+def _are_intervals(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        is_name(name) and is_interval(bounds, 0, 100) for name, bounds in value.items()
+    )
 
 
 _ROW: Schema = {
@@ -59,7 +68,11 @@ _ROW: Schema = {
     "num_videos": OPTIONAL_COUNT,
     "source": ("one of measured, published", lambda value: value in ("measured", "published")),
 }
-_HOW_MEASURED: Schema = {"num_missing": COUNT_OR_ZERO, **dict.fromkeys(("scoring", "evaluator", "date"), NAME)}
+_HOW_MEASURED: Schema = {
+    "num_missing": COUNT_OR_ZERO,
+    **dict.fromkeys(("scoring", "evaluator", "date"), NAME),
+    "categories_ci95": ("an object of [low, high] in 0..100", _are_intervals),
+}
 
 
 def is_vbvr(entry: Any) -> bool:

@@ -42,16 +42,18 @@ def row_of(
 ) -> VbvrRow:
     """The means over all samples asked for; those without a score count as 0, in their category too."""
     values = {sample: _value(sample, scores) for sample in samples}
-    names = sorted({categories[sample.task] for sample in samples if sample.task in categories})
+    by_category = {
+        name: {sample: value for sample, value in values.items() if categories.get(sample.task) == name}
+        for name in sorted({categories[sample.task] for sample in samples if sample.task in categories})
+    }
+    intervals = {name: _interval(of_category) for name, of_category in by_category.items()}
     return VbvrRow(
         system=system,
         task=TASK,
         average=_mean(list(values.values())),
         average_ci95=_interval(values),
-        categories={
-            name: _mean([value for sample, value in values.items() if categories.get(sample.task) == name])
-            for name in names
-        },
+        categories={name: _mean(list(of_category.values())) for name, of_category in by_category.items()},
+        categories_ci95={name: bounds for name, bounds in intervals.items() if bounds is not None},
         num_tasks=len({sample.task for sample in samples}),
         num_videos=len(samples),
         source="measured",
