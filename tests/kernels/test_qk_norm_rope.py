@@ -13,6 +13,8 @@ EPS = 1e-6
 KINDS = [(3, 2), (1, 1), (2, 1), (2, 2)]
 # B, N, H, E: odd sizes, one row, heads padded to a tile, two tiles of which one is partial, a head as wide as a tile.
 SHAPES = [(2, 5, 3, 12), (1, 1, 1, 2), (1, 3, 5, 16), (2, 3, 12, 128), (1, 2, 2, 1100)]
+# Each is compiled anew on a GPU, for seconds: in half precision only an odd and a full tile.
+CASES = [(shape, dtype) for dtype in DTYPES for shape in (SHAPES if dtype == torch.float32 else SHAPES[:4:3])]
 
 
 def rope_table(N: int, E: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -63,13 +65,13 @@ def compare(packed: Tensor, weights: list[Tensor], rope: Tensor | None, H: int) 
     return outs
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rotates", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("B", "N", "H", "E"), SHAPES)
+@pytest.mark.parametrize(("shape", "dtype"), CASES)
 def test_outputs_and_gradients(
-    B: int, N: int, H: int, E: int, kind: tuple[int, int], rotates: bool, dtype: torch.dtype
+    shape: tuple[int, int, int, int], kind: tuple[int, int], rotates: bool, dtype: torch.dtype
 ) -> None:
+    B, N, H, E = shape
     outs = compare(*make(kind, B, N, H, E, dtype), rope_table(N, E) if rotates else None, H)
     assert all(out.is_contiguous() for out in outs)
     assert len({out.untyped_storage().data_ptr() for out in outs}) == kind[0]

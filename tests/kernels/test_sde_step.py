@@ -240,9 +240,12 @@ for x_dtype, everything in ((bf16, True), (f32, False)):
 def test_rollout_and_replay_sum_in_the_same_order_on_a_gpu() -> None:
     """Their kernels differ, and a sum's order follows from the layout that the compiler chose; here it is looked at."""
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    profiling = Path(__file__).parents[2] / "profiling"
+    paths = [str(Path(__file__).parents[2] / "profiling"), *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(
-        [sys.executable, "-c", LAYOUTS], capture_output=True, text=True, env=kept | {"PYTHONPATH": str(profiling)}
+        [sys.executable, "-c", LAYOUTS],
+        capture_output=True,
+        text=True,
+        env=kept | {"PYTHONPATH": os.pathsep.join(paths)},
     )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
