@@ -63,6 +63,9 @@ def test_data_then_verify(tmp_path, capsys):
     assert main(["verify", f"{stem}.mp4", "--puzzle", f"{stem}.json"]) == 0
 
 
+EVAL = ["eval", "videos", "v", "--system", "S", "--data", "d", "--out", "o"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -70,7 +73,17 @@ def test_data_then_verify(tmp_path, capsys):
             ["verfy"],
             "command 'verfy' does not exist; use one of train, data, import, encode, ",
         ),
-        (["verify", "solved.mp4"], "puzzle"),
+        (["verify", "solved.mp4"], "--puzzle must be given; vrlvr verify --help tells more"),
+        (["verify", "solved.mp4", "other.mp4"], "'other.mp4' is one value too many"),
+        (["eval", "vidoes", "videos"], "eval vidoes does not exist; use one of videos, model, provider, llm, vbvr, "),
+        (["eval", "two\nlines\x1b[31m"], r"eval two\nlines\x1b[31m does not exist"),
+        (["eval", "videos"], "videos and --system and --data and --out must be given"),
+        ([*EVAL, "--num_puzzles", "few"], "num_puzzles=few must be a whole number"),
+        ([*EVAL, "--wokers=2"], "option --wokers does not exist; the nearest one is --workers"),
+        (["eval", "provider", "--provider", "sora"], "provider=sora must be one of sora2, veo3.1, kling3"),
+        (["eval", "vbvr", "--timeout_minutes", "long"], "timeout_minutes=long must be a number"),
+        (["eval", "provider", "--yes=maybe"], "yes=maybe must be true or false"),
+        (["table", "--format", "pdf"], "format=pdf must be one of markdown, latex, csv, html"),
         (["verify", "missing.mp4", "--puzzle", "maze.json"], "missing.mp4"),
         (["verify", "cut.mp4", "--puzzle", "maze.json"], "cut.mp4"),
         (["verify", "maze.json", "--puzzle", "maze.json"], "maze.json"),

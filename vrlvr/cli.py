@@ -13,8 +13,10 @@ from pathlib import Path
 from jsonargparse import ArgumentError, ArgumentParser
 
 from vrlvr import dataset, puzzles
+from vrlvr.cli_errors import explain
 from vrlvr.errors import UserError
 from vrlvr.puzzles.verdict import reward
+from vrlvr.sandbox import printable
 from vrlvr.video_io import read_mp4
 
 USAGE = """usage: vrlvr COMMAND [options]
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"command {command!r} does not exist; use one of {', '.join(COMMANDS)}")
         return COMMANDS[command](rest)
     except UserError as error:
-        print(f"vrlvr: {error}", file=sys.stderr)
+        print(f"vrlvr: {printable(str(error))}", file=sys.stderr)  # it may hold a name that strangers chose
         return 2
     except KeyboardInterrupt:
         print(
@@ -74,6 +76,9 @@ def _eval(arguments: Sequence[str]) -> int:
     """Tests a run by the options that it was trained with, which the command line may override; or other systems."""
     if arguments and f"eval {arguments[0]}" in CALLED:
         return _call(f"eval {arguments[0]}", arguments[1:])
+    if arguments and not arguments[0].startswith("-"):
+        systems = [name.removeprefix("eval ") for name in CALLED if name.startswith("eval ")]
+        raise UserError(f"eval {arguments[0]} does not exist; use one of {', '.join(systems)}, or eval --run_dir DIR")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run_dir", default="runs/tiny")
     known, others = parser.parse_known_args(list(arguments))
@@ -168,7 +173,11 @@ def _parsed(parser: ArgumentParser, arguments: Sequence[str]):
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        raise UserError(" ".join(str(error).split())) from error
+        actions = [action for action in parser._actions if action.dest != "help"]
+        names = (
+            [action.dest for action in actions if bool(action.option_strings) == wanted] for wanted in (True, False)
+        )
+        raise UserError(explain(str(error), parser.prog.removeprefix("vrlvr "), *names)) from error
 
 
 # Each a function of this package, and how many values those of its parameters take that are positional.
