@@ -238,6 +238,7 @@ def test_answers_in_a_file_are_scored_by_both_readings(data, items, tmp_path):
             [{"id": "maze-00000", "answer": ""}, "", {"id": "maze-00000", "answer": "U"}],
             "line 3: id=maze-00000 was answered",
         ),
+        ([], "holds no answer to any of the 4 mazes"),
         ([{"id": "maze-00000", "answer": "U" * 1_000_001}], "more than 1000000 characters"),
     ],
 )

@@ -123,6 +123,13 @@ def test_the_terminal_table_fits_80_columns() -> None:
     assert text.count("published") == 11 * 3 + 4
 
 
+def test_a_long_name_gives_way_to_the_numbers() -> None:
+    out = StringIO()
+    print_table([row("name " * 40, success_rate=100.0, success_rate_ci95=[100.0, 100.0])], Console(file=out, width=80))
+    assert "61.2 50.0 55.1 100.0 [100.0, 100.0] 300 measured" in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+
+
 def test_names_are_no_markup_of_the_terminal_or_of_markdown() -> None:
     out = StringIO()
     print_table([row("[/red] [bold]x\n|", "[/]")], Console(file=out, width=120))

@@ -191,6 +191,7 @@ def test_an_evaluator_that_fails_is_one_line(behaviour, told, bench, evalkit, vi
         (["--videos", "theirs", "--bench", "empty"], "empty has no folder Out-of-Domain_50"),
         (["--videos", "theirs", "--evalkit", "empty"], "empty has no run_evaluation.py"),
         (["--videos", "theirs", "--system", "noise"], "is the name of a baseline"),
+        (["--videos", "theirs", "--system", ""], "system is empty"),
         (["--videos", "theirs", "--python", "empty/python", "--baselines", "false"], "cannot be started"),
     ],
 )

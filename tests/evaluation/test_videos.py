@@ -283,6 +283,7 @@ def test_an_archive_is_a_folder_too(data, videos, tmp_path):
         ({"--tasks": "chess"}, "task 'chess' is unknown"),
         ({"--num_puzzles": "3"}, "holds 2 puzzles"),
         ({"videos": "some", "--workers": "0"}, "workers=0 must be at least 1"),
+        ({"videos": "some", "--system": " "}, "system is empty"),
     ],
 )
 def test_bad_arguments_get_one_line(data, tmp_path, monkeypatch, capsys, change, message):
@@ -296,6 +297,15 @@ def test_bad_arguments_get_one_line(data, tmp_path, monkeypatch, capsys, change,
     assert message in error
     assert error.count("\n") == 1
     assert not Path("out").exists()
+
+
+def test_an_output_that_cannot_be_is_told_before_anything_is_judged(data, videos, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert main(["eval", "videos", str(videos), "--system", "S", "--data", str(data), "--out", str(out)]) == 2
+        told = capsys.readouterr()
+        assert f"{out} cannot be written" in told.err
+        assert told.out == ""  # not even a bar of what is being judged
 
 
 def test_a_data_set_without_its_first_frames_is_an_error(data, videos, tmp_path):

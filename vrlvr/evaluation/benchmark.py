@@ -68,6 +68,12 @@ def read_items(data: Path, tasks: Sequence[str] | None = None, num_puzzles: int 
     return items
 
 
+def check_system(system: str) -> None:
+    """Raises UserError for a name that no table can show; to be called before hours of work find that."""
+    if not system.strip():
+        raise UserError("system is empty; give the name that tables shall show")
+
+
 def failed(item: Item, status: Status) -> Outcome:
     """The outcome of an answer that is missing or that nobody can read."""
     components = {name: float(name == "error") for name in puzzles.room_of(item.puzzle).COMPONENTS}

@@ -70,6 +70,8 @@ def evaluate_llm(
     ids = {item.id for item in known}
     if answers is not None:
         given = read_answers(answers, ids)
+        if not any(item.id in given for item in items):
+            raise UserError(f"{answers} holds no answer to any of the {len(items)} mazes; check the file's name")
     else:
         options = {
             "max_tokens": max_tokens,

@@ -28,7 +28,7 @@ from vrlvr.atomic_write import write_text, writing
 from vrlvr.dataset_files import read_size
 from vrlvr.encoded import file_digest
 from vrlvr.errors import UserError
-from vrlvr.evaluation.benchmark import Item, read_items, write_outcomes
+from vrlvr.evaluation.benchmark import Item, check_system, read_items, write_outcomes
 from vrlvr.evaluation.generator import Generator, load
 from vrlvr.evaluation.model_spec import Dtype, Offload, Spec, read_json, specify
 from vrlvr.evaluation.pipelines import components
@@ -73,6 +73,7 @@ def evaluate_model(
     without. offload: components (model) or layers (sequential) wait in the CPU's memory until they are needed.
     Raises UserError with one line for what does not fit, and where memory or disk do not suffice.
     """
+    check_system(system)
     for name, value, least in (("seed", seed, 0), ("num_seeds", num_seeds, 1), ("batch_size", batch_size, 1)):
         if value < least:
             raise UserError(f"{name}={value} must be at least {least}")

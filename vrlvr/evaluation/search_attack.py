@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vrlvr import puzzles
-from vrlvr.atomic_write import write_text
+from vrlvr.atomic_write import check_folder, write_text
 from vrlvr.errors import UserError
 from vrlvr.evaluation.search_climb import Climber, climb
 from vrlvr.evaluation.search_spaces import STARTS, LowFrequencies, Pixels, Space, TinyLatents
@@ -87,6 +87,7 @@ def evaluate_search(
         raise UserError(
             f"num_puzzles={num_puzzles}, queries={queries}, seed={seed} must be at least 1, num_puzzles and 0"
         )
+    check_folder(out)
     rows: list[Row] = []
     for name in named:
         climbers = make_climbers(name, num_puzzles, seed, with_tiles=(space, size) != ("latent", "mid"))

@@ -120,8 +120,8 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         pad_edge=False,
         padding=0,
     )
-    for name in ("task", "system"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    table.add_column("system", overflow="fold")  # long names give way, never numbers
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("95 %", justify="right", no_wrap=True)

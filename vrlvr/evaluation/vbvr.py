@@ -21,8 +21,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from vrlvr.atomic_write import write_text
+from vrlvr.atomic_write import check_folder, write_text
 from vrlvr.errors import UserError
+from vrlvr.evaluation.benchmark import check_system
 from vrlvr.evaluation.comparison import VBVR_COLUMNS
 from vrlvr.evaluation.entries import write_entries
 from vrlvr.evaluation.escaping import one_line
@@ -73,12 +74,14 @@ def evaluate_vbvr(
     Options of the model: as of `vrlvr eval model`. timeout_minutes: for one call of the evaluator. python: an interpreter
     that has the evaluator's packages, this one by default. Raises UserError with one line.
     """
+    check_system(system)
     if (model is None) == (videos is None):
         raise UserError("one of --model and --videos is needed, not both: who makes the videos?")
     if system in BASELINES:
         raise UserError(f"system={system} is the name of a baseline; choose another")
     samples = read_samples(bench, tasks.split(",") if tasks else None, num_videos)
     evaluator = identity(evalkit)
+    check_folder(out)
     if model is not None:
         spec = specify(
             model, lora, lora_2, height, width, num_frames, steps, guidance, negative_prompt, shift, dtype, device, offload
@@ -166,8 +169,9 @@ def _print(rows: Sequence[VbvrRow]) -> None:
         pad_edge=False,
         padding=0,
     )
-    for name in ("system", *VBVR_COLUMNS, "95 %", "miss"):
-        table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
+    table.add_column("system", overflow="fold")  # long names give way, never numbers
+    for name in (*VBVR_COLUMNS, "95 %", "miss"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("source", no_wrap=True)
     for row in (*rows, *published_vbvr_rows()):
         scores = [f"{row['categories'][name]:.1f}" if name in row["categories"] else "" for name in CATEGORIES]

@@ -24,9 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vrlvr import puzzles, sandbox
 from vrlvr.archives import extracted
-from vrlvr.atomic_write import write_text
+from vrlvr.atomic_write import check_folder, write_text
 from vrlvr.errors import UserError
-from vrlvr.evaluation.benchmark import Item, Outcome, failed, read_items, write_outcomes
+from vrlvr.evaluation.benchmark import Item, Outcome, check_system, failed, read_items, write_outcomes
 from vrlvr.evaluation.tables import markdown, print_table, published_rows
 from vrlvr.evaluation.video_names import Found, find_videos
 from vrlvr.frame_fit import Size
@@ -55,6 +55,9 @@ def evaluate_videos(
     `vrlvr data`. tasks: comma separated, all by default. num_puzzles: the first so many of each task, all by default. workers:
     processes, one a core by default. Raises UserError with one line.
     """
+    check_system(system)
+    if workers is not None and workers < 1:
+        raise UserError(f"workers={workers} must be at least 1")
     items = read_items(data, tasks.split(",") if tasks else None, num_puzzles)
     with ExitStack() as stack:
         folder = videos if videos.is_dir() else _only_folder(stack.enter_context(extracted(videos)))
@@ -63,6 +66,7 @@ def evaluate_videos(
             raise UserError(
                 f"{printable(str(videos))} holds no video of the {len(items)} puzzles; name them like {items[0].id}.mp4"
             )
+        check_folder(out)
         _warn(found)
         outcomes = _judge_all(folder, items, found, workers)
     rows = write_outcomes(out, system, outcomes)
@@ -82,8 +86,6 @@ def judge_folder(videos: Path, items: Sequence[Item], workers: int | None = None
 
 
 def _judge_all(folder: Path, items: Sequence[Item], found: Found, workers: int | None) -> list[Outcome]:
-    if workers is not None and workers < 1:
-        raise UserError(f"workers={workers} must be at least 1")
     if missing := sandbox.unenforced():
         print(f"vrlvr: this system cannot limit {', '.join(missing)} of the video decoder", file=sys.stderr)
     answers = [(item, found.paths.get((item.id, sample))) for item in items for sample in found.samples or ("",)]
