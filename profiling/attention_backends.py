@@ -78,8 +78,8 @@ def measure(
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
         out = attention(*leaves)
         backward = median_seconds(lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True), device, repeats)
-    except (RuntimeError, NotImplementedError) as failure:  # a backend that refuses this GPU, type or size says so thus
-        return row | {"problem": str(failure).strip().split("\n")[0]}
+    except Exception as failure:  # of code that is not ours: told, and no reason to lose the others' numbers
+        return row | {"problem": f"{type(failure).__name__}: {(str(failure).strip().splitlines() or [''])[0]}"}
     flops = 4 * num_tokens**2 * heads * head_dim
     return row | {
         "error": error,

@@ -12,6 +12,7 @@ Writes esf_saving.json after every row, esf_saving.md, and esf_saving.png where 
 """
 
 import argparse
+import math
 import sys
 import time
 from dataclasses import replace
@@ -172,19 +173,33 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 
 
 def whole_updates(
-    problem: Problem, rows: int, probes: dict[Recipe, Probe], num_steps: int, device: torch.device
-) -> dict[str, Any]:
+    problem: Problem,
+    rows: int,
+    probes: dict[Recipe, Probe],
+    num_steps: int,
+    device: torch.device,
+    seconds_left: float = math.inf,
+) -> dict[str, Any] | None:
     """Full-step training and Early-Step Focus once more, every step of one update of two samples, nothing extrapolated.
 
     saved: 1 - the ratio of their seconds. extrapolation_error: of the seconds that the probes foretell for these updates.
+    None where memory did not suffice for their probe, or where they would take longer than seconds_left.
     """
     problem = replace(problem, puzzles=1, group_size=2)
     levers = [recipe for group, _, recipe in recipes(problem.num_steps, rows) if group == "lever"]
+    both = {"full_step": levers[0], "esf": levers[1]}
+    foretold = {
+        name: whole_update(recipe, problem, probes[start])["seconds"]
+        for name, recipe in both.items()
+        if (start := first_steps(recipe, num_steps)) in probes
+    }
+    if len(foretold) < len(both) or sum(foretold.values()) > seconds_left:
+        print("whole updates: left out, for want of memory or time", flush=True)
+        return None
     result: dict[str, Any] = {"samples": problem.num_samples}
-    for name, recipe in (("full_step", levers[0]), ("esf", levers[1])):
+    for name, recipe in both.items():
         seconds = sum(probe(recipe, problem, device, None, repeats=1, warmup=False).seconds.values())
-        foretold = whole_update(recipe, problem, probes[first_steps(recipe, num_steps)])["seconds"]
-        result[f"seconds_{name}"], result[f"extrapolation_error_{name}"] = seconds, foretold / seconds - 1
+        result[f"seconds_{name}"], result[f"extrapolation_error_{name}"] = seconds, foretold[name] / seconds - 1
         free(device)
     result["saved"] = 1 - result["seconds_esf"] / result["seconds_full_step"]
     print(f"whole updates: {result}", flush=True)
@@ -236,15 +251,16 @@ def run(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, A
         told = f"{row['seconds']:8.3f} s/update" if "seconds" in row else row["problem"]
         print(f"[{time.perf_counter() - begin:5.0f} s] {told}  {name}", flush=True)
         machine.write_json(arguments.out / "esf_saving.json", head | {"summary": summary(rows), "rows": rows})
-    if num_steps:
-        head["whole_updates"] = whole_updates(problem, arguments.rows, probes, num_steps, device)
-        machine.write_json(arguments.out / "esf_saving.json", head | {"summary": summary(rows), "rows": rows})
     title = f"{tokens} tokens x {problem.num_samples} samples, {problem.num_steps} steps, {machine.facts()['device']}"
     (arguments.out / "esf_saving.md").write_text(f"{title}\n\n{markdown(rows)}", encoding="utf-8")
     plot(rows, title, arguments.out / "esf_saving.png")
     print(markdown(rows))
     for key, value in summary(rows).items():
         print(f"{key:>40} {value if isinstance(value, str) else format(value, '.3g')}")
+    if num_steps:
+        left = arguments.seconds - (time.perf_counter() - begin)
+        head["whole_updates"] = whole_updates(problem, arguments.rows, probes, num_steps, device, left)
+        machine.write_json(arguments.out / "esf_saving.json", head | {"summary": summary(rows), "rows": rows})
     return rows
 
 
@@ -260,6 +276,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=2, help="rows of a full micro-batch")
     parser.add_argument("--probe_steps", type=int, default=2, help="denoising steps that are timed; 0 for all")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="whole updates that would end later are left out"
+    )
     parser.add_argument("--out", type=Path, default=Path("profiling/results/esf_saving"), help="folder of the results")
     arguments = parser.parse_args()
     if not gpu:

@@ -66,7 +66,7 @@ def measure(
     model = build(name, size, device)
     free(device)
     with torch.no_grad():
-        seconds = median_seconds(lambda: model(latents, timestep, text, 1), device, repeats, warmup=2)
+        seconds = median_seconds(lambda: model(latents, timestep, text, 1), device, repeats, warmup=1)
     rows.append(row("forward", "none", 1, seconds))
 
     def forward_backward() -> None:
@@ -79,14 +79,14 @@ def measure(
         elif isinstance(model, ReferenceWanTransformer):
             model.checkpointing = policy == "full"
         try:
-            seconds = median_seconds(forward_backward, device, repeats, warmup=2)
+            seconds = median_seconds(forward_backward, device, repeats, warmup=1)
         except torch.OutOfMemoryError:
             model.zero_grad(set_to_none=True)
-            free(device)
         else:
             predicted = predicted_gib(size, num_tokens, batch, policy, device) if name == "ours" else None
             rows.append(row("forward+backward", policy, 3, seconds) | {"predicted_gib": predicted})
             break
+        free(device)  # not before the exception is gone, which holds what did not fit and would count as the next peak
     return rows
 
 
@@ -124,7 +124,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--layers", type=int, help="a shallower model")
     parser.add_argument("--models", default="ours", help=f"comma separated, of {', '.join(MODELS)}")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="where to write the JSON")
     arguments = parser.parse_args()
     size = SIZES[arguments.size]
@@ -147,9 +147,9 @@ def main() -> int:
         for num_tokens in tokens:
             rows += measure(name, size, num_tokens, arguments.batch, device, arguments.repeats, peak["matmul_tflops"])
             free(device)
+            if arguments.out:  # after each, so that a run that is cut short leaves what it has
+                machine.write_json(arguments.out, {"size": arguments.size, "ceilings": peak, "rows": rows})
     table(rows)
-    if arguments.out:
-        machine.write_json(arguments.out, {"size": arguments.size, "ceilings": peak, "rows": rows})
     return 0
 
 

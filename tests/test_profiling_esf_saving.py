@@ -170,6 +170,8 @@ def test_whole_updates_check_the_extrapolation(tmp_path: Path, monkeypatch: pyte
     assert (result["seconds_full_step"], result["seconds_esf"]) == (full + 1, esf + 1)
     assert result["saved"] == pytest.approx(1 - (esf + 1) / (full + 1))
     assert result["extrapolation_error_esf"] == pytest.approx(esf / (esf + 1) - 1)
+    assert esf_saving.whole_updates(SMALL, 2, probes, 2, CPU, seconds_left=full + esf - 1) is None
+    assert esf_saving.whole_updates(SMALL, 2, {}, 2, CPU) is None  # memory did not suffice for the probe
 
 
 def test_nothing_is_timed_where_the_two_differ(
