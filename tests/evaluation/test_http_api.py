@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_servers import FakeService, Fault, reply
 
-from vrlvr.evaluation.http_api import Api, Busy, Refused, Unclear, Unsent, part
+from vrlvr.evaluation.http_api import Api, Busy, Failing, Refused, Unclear, Unsent, part
 from vrlvr.evaluation.patience import Patience, Stopped
 from vrlvr.evaluation.providers.kling import token
 
@@ -41,8 +41,11 @@ def api(address: str) -> Api:
     ("answer", "kind", "words"),
     [
         (Fault(429, b"later"), Busy, "answered 429 later"),
-        (Fault(503, b""), Busy, "answered 503"),
-        (Fault(500, {"error": {"message": "oh"}}), Unclear, "answered 500 oh"),
+        (Fault(503, b"", {"Retry-After": "5"}), Busy, "answered 503"),
+        (Fault(503, {"error": {"code": "overloaded"}}), Busy, "answered 503 overloaded"),
+        (Fault(503, b"<html>"), Failing, "answered 503"),
+        (Fault(504), Unclear, "answered 504"),
+        (Fault(500, {"error": {"message": "oh"}}), Failing, "answered 500 oh"),
         (Fault(408), Unclear, "answered 408"),
         (Fault(200, b"{"), Unclear, "no JSON"),
         (Fault(200, b"[" * 100_000), Unclear, "no JSON"),

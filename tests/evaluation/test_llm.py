@@ -130,11 +130,23 @@ def test_answered_puzzles_are_never_asked_again(chat, data, tmp_path, capsys):
     assert chat.counts["answer"] == 4
 
 
-def test_busy_and_failing_services_are_asked_again(chat, data, tmp_path):
-    chat.faults["answer"] = [Fault(429, b"", {"Retry-After": "3"}), Fault(500), DROP, Fault(200, b"<html>"), Fault(503)]
+def test_busy_and_failing_services_are_asked_again(chat, data, tmp_path, capsys):
+    busy = Fault(503, {"error": {"code": "overloaded"}})
+    chat.faults["answer"] = [Fault(429, b"", {"Retry-After": "3"}), Fault(500), Fault(502), busy]
     assert run(chat, data, tmp_path / "out", "--parallel=1") == 0
-    assert chat.counts["answer"] == 9
+    assert chat.counts["answer"] == 8
     assert read_results(tmp_path / "out" / "results.json")[0]["success_rate"] == 100
+    assert "answered 503 overloaded" in capsys.readouterr().out  # why it took so long
+
+
+@pytest.mark.parametrize("fault", [DROP, Fault(504), Fault(200, b"<html>"), Fault(200, {"choices": []})])
+def test_a_lost_answer_is_not_paid_for_twice_by_itself(chat, data, tmp_path, capsys, fault):
+    chat.faults["answer"] = [fault]
+    assert run(chat, data, tmp_path / "out", "--parallel=1") == 2
+    assert chat.counts["answer"] == 4
+    assert "1 of 4 are not answered" in capsys.readouterr().err
+    assert run(chat, data, tmp_path / "out") == 0
+    assert chat.counts["answer"] == 5
 
 
 def test_a_service_that_stays_busy_leaves_a_state_to_go_on_from(chat, data, tmp_path, capsys):

@@ -219,7 +219,10 @@ def test_nothing_is_billed_without_consent(sora, data, tmp_path, capsys):
 
 
 def test_busy_services_are_asked_again_later(sora, data, items, tmp_path, quick):
-    sora.faults["submit"] = [Fault(429, {"error": {"message": "slow down"}}, {"Retry-After": "7"}), Fault(503)]
+    sora.faults["submit"] = [
+        Fault(429, {"error": {"message": "slow down"}}, {"Retry-After": "7"}),
+        Fault(503, b"", {"Retry-After": "1"}),
+    ]
     sora.faults["look"] = [Fault(500), DROP, Fault(200, b"<html>")]
     sora.faults["download"] = [Fault(502), DROP]
     assert run(sora, data, tmp_path / "out", "--yes", "--parallel=1") == 0
@@ -234,7 +237,15 @@ def test_busy_services_are_asked_again_later(sora, data, items, tmp_path, quick)
 
 
 @pytest.mark.parametrize(
-    "fault", [DROP, Fault(500), Fault(504), Fault(200, b"no JSON"), Fault(200, {"id": "../../etc"})]
+    "fault",
+    [
+        DROP,
+        Fault(500),
+        Fault(503, b"<html>a gateway's</html>"),
+        Fault(504),
+        Fault(200, b"no JSON"),
+        Fault(200, {"id": "../../etc"}),
+    ],
 )
 def test_a_lost_reply_is_never_paid_for_twice_by_itself(sora, data, items, tmp_path, capsys, fault):
     sora.faults["submit"] = [fault]

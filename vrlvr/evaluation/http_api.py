@@ -43,11 +43,15 @@ class Unsent(ApiError):
 
 
 class Busy(ApiError):
-    """The service refused for now (429, 503) and did nothing."""
+    """The service refused for now and did nothing: 429, or a 503 that is its own (with a reason or Retry-After)."""
 
 
 class Unclear(ApiError):
     """Whether the service did what it was asked cannot be told: the answer is lost, unreadable or a server error."""
+
+
+class Failing(Unclear):
+    """The service itself answered with a server error: most likely it did not do what it was asked."""
 
 
 class Refused(ApiError):
@@ -182,10 +186,13 @@ class Api:
         message, codes = _reason(text)
         note = self.clean(f"{self.host} answered {status} {message}")
         retry_after_s = _retry_after(response.headers.get("Retry-After"))
-        if status in (429, 503) and not codes & _HOPELESS:
+        its_own = status == 429 or (status == 503 and (codes or retry_after_s is not None))  # else a gateway's
+        if its_own and not codes & _HOPELESS:
             return Busy(note, retry_after_s)
-        if status in (408, 425) or status >= 500:
+        if status in (408, 425, 504):  # it may be working still
             return Unclear(note, retry_after_s)
+        if status >= 500:
+            return Failing(note, retry_after_s)
         return Refused(note, status, codes)
 
 

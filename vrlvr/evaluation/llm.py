@@ -1,8 +1,10 @@
 """`vrlvr eval llm`: mazes as text or image, asked of a language model behind an OpenAI-compatible API, or answered in a file.
 
-The answers are kept in OUT/answers.jsonl, each as soon as it comes, and no puzzle that has one is asked again. What counts is
-the strict reading of `vrlvr.evaluation.llm_answers`; the lenient one has a row of its own, which tells a model that does not
-keep to the format from one that does not find the way.
+The answers are kept in OUT/answers.jsonl, each as soon as it comes, and no puzzle that has one is asked again. A question whose
+answer was lost on the way may be billed, so that it is asked again by the next call only.
+
+What counts is the strict reading of `vrlvr.evaluation.llm_answers`; the lenient one has a row of its own, which tells a model
+that does not keep to the format from one that does not find the way.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ from urllib.parse import urlsplit
 from vrlvr.errors import UserError
 from vrlvr.evaluation.answer_file import MAX_ANSWER, Answer, parse_answers, read_answers
 from vrlvr.evaluation.benchmark import Item, Outcome, failed, read_items, write_outcomes
-from vrlvr.evaluation.http_api import Api, ApiError, Busy, Refused, Unclear, Unsent, key_from, part
+from vrlvr.evaluation.http_api import Api, ApiError, Busy, Failing, Refused, Unclear, Unsent, key_from, part
 from vrlvr.evaluation.journal import open_journal
 from vrlvr.evaluation.llm_answers import lenient, strict
 from vrlvr.evaluation.llm_prompt import Shown, messages
@@ -115,7 +117,7 @@ def ask(
         def answer_one(item: Item) -> None:
             request = requests[item.id]
             try:
-                text, reason = patience.retry(lambda: _answer(api, request), (Unsent, Busy, Unclear))
+                text, reason = patience.retry(lambda: _answer(api, request), (Unsent, Busy, Failing))
             except (Refused, Unsent) as error:
                 raise UserError(
                     f"{item.id}: {error}; correct that and repeat the command, which goes on from here"
@@ -136,7 +138,8 @@ def ask(
             ) from None
     if missing := sum(item.id not in answers for item in items):
         raise UserError(
-            f"{missing} of {len(items)} are not answered, {api.host} is busy or failing; repeat the command to go on"
+            f"{missing} of {len(items)} are not answered, as {api.host} is busy or failing, or answers were lost; repeat the "
+            "command to go on, which asks these again"
         )
     return answers
 

@@ -28,6 +28,7 @@ class Patience:
     ) -> None:
         self._attempts, self._first_s, self._cap_s, self._draw = attempts, first_s, cap_s, draw
         self._stopped = threading.Event()
+        self.tell: Callable[[str], object] = lambda reason: None  # who is to hear why there is a wait
 
     def stop(self) -> None:
         """Ends all waits, present and to come, by Stopped."""
@@ -56,5 +57,6 @@ class Patience:
             try:
                 return call()
             except after as error:
+                self.tell(str(error))
                 self.wait(self.delay(attempt, error.retry_after_s))
         return call()

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vrlvr.evaluation.patience import Patience, Stopped
 
 Task = TypeVar("Task")
+_REASONS = 10  # why calls are tried again, each told once
 
 
 def work_through(
@@ -41,6 +42,14 @@ def work_through(
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task(title, total=len(tasks))
+        told: set[str] = set()
+
+        def tell(reason: str) -> None:
+            if reason not in told and len(told) < _REASONS:
+                told.add(reason)
+                progress.console.print(f"waiting, for {reason}", markup=False, highlight=False)
+
+        patience.tell = tell
         try:
             for thread in threads:
                 thread.start()
