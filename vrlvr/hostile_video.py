@@ -11,13 +11,9 @@ import json
 import math
 import mmap
 import os
-import signal
-import socket
 import stat
-import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -28,12 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vrlvr import sandbox
+from vrlvr.decoder_process import DecoderProcess, Refused
 from vrlvr.errors import UserError
 from vrlvr.frame_fit import WAYS
 from vrlvr.sandbox import printable
-from vrlvr.video_decoder import MAX_MESSAGE
-
-_START_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class Decoder:
         self.limits = limits
         self._command = list(command) or sandbox.command("vrlvr.video_decoder")
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: DecoderProcess | None = None
 
     def __enter__(self) -> "Decoder":
         return self
@@ -102,17 +96,17 @@ class Decoder:
                     os.pwrite(memory.fileno(), reference_YXC.tobytes(), 0)
                 answer = self._ask(file, memory, reference_YXC)
                 return _decoded(answer, memory, reference_YXC, self.limits)
-        except _Refused as error:
+        except Refused as error:
             raise Unreadable(path, str(error)) from error
 
     def _ask(self, file: BinaryIO, memory: BinaryIO, reference_YXC: NDArray[np.uint8] | None) -> Mapping[str, Any]:
         if self._child is None or not self._child.alive():
             self.close()
-            self._child = _Child(self._command, self.limits)
+            self._child = DecoderProcess(self._command, self.limits.memory_bytes, self.limits.video_bytes)
         size = None if reference_YXC is None else reference_YXC.shape[:2]
         request = json.dumps({"limits": asdict(self.limits), "reference": size}).encode() + b"\n"
         try:
-            return self._child.ask(request, [file.fileno(), memory.fileno()], self.limits)
+            return self._child.ask(request, [file.fileno(), memory.fileno()], self.limits.wall_seconds)
         except BaseException:  # Ctrl-C too: an answer that nobody took must not pass for the next video's
             self.close()
             raise
@@ -123,102 +117,21 @@ def shared_decoder() -> Decoder:
     return _decoder_of(os.getpid())
 
 
-class _Refused(Exception):
-    """Why a video is not read."""
-
-
-class _Child:
-    """A running decoder."""
-
-    def __init__(self, command: Sequence[str], limits: Limits) -> None:
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            sizes = (str(limits.memory_bytes), str(limits.video_bytes))
-            self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), *sizes],
-                pass_fds=(theirs.fileno(),),
-                env=sandbox.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # FFmpeg's complaints, in words that a video may choose
-            )
-        try:
-            self._answer(time.monotonic() + _START_SECONDS)
-        except (_Refused, TimeoutError) as error:
-            self.end()
-            raise RuntimeError(f"the video decoder does not start: {' '.join(command)} {error}") from error
-        except BaseException:
-            self.end()
-            raise
-
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def end(self) -> None:
-        """Kills it, whatever it is doing."""
-        self._socket.close()
-        self._process.kill()
-        self._process.wait()
-
-    def ask(self, request: bytes, descriptors: list[int], limits: Limits) -> Mapping[str, Any]:
-        """Its answer to a request. Raises _Refused where it takes too long, dies or answers nonsense."""
-        try:
-            socket.send_fds(self._socket, [request], descriptors)
-            return self._answer(time.monotonic() + limits.wall_seconds)
-        except TimeoutError as error:
-            raise _Refused(f"takes more than {limits.wall_seconds} seconds to be decoded") from error
-        except ConnectionError as error:
-            raise _Refused(self._death()) from error
-
-    def _answer(self, deadline: float) -> Mapping[str, Any]:
-        line = b""
-        while not line.endswith(b"\n"):
-            self._socket.settimeout(max(0.0, deadline - time.monotonic()) or 1e-6)
-            try:
-                received = self._socket.recv(MAX_MESSAGE)
-            except ConnectionError:
-                received = b""
-            if not received:
-                raise _Refused(self._death())
-            line += received
-            if len(line) > MAX_MESSAGE:
-                raise _Refused("makes the decoder answer nonsense")
-        try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise _Refused("makes the decoder answer nonsense") from error
-        if not isinstance(answer, dict):
-            raise _Refused("makes the decoder answer nonsense")
-        return answer
-
-    def _death(self) -> str:
-        """How it ended, for it has hung up."""
-        try:
-            code = self._process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            return "makes the decoder hang up"
-        if code == -signal.SIGXCPU:
-            return "takes too much processor time to be decoded"
-        if code < 0:
-            return f"makes the decoder crash ({signal.strsignal(-code)})"
-        return f"makes the decoder crash (exit code {code})"
-
-
 def _open(path: Path, limits: Limits) -> BinaryIO:
     """Opens a regular file and nothing else, without waiting for anybody."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device may do something by itself
-            raise _Refused("is no regular file; give a video file")
+            raise Refused("is no regular file; give a video file")
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        raise _Refused(f"cannot be read ({getattr(error, 'strerror', None) or error}); give a video file") from error
+        raise Refused(f"cannot be read ({getattr(error, 'strerror', None) or error}); give a video file") from error
     status = os.fstat(file.fileno())
     if stat.S_ISREG(status.st_mode) and status.st_size <= limits.file_bytes:
         return file
     file.close()
     if not stat.S_ISREG(status.st_mode):
-        raise _Refused("is no regular file; give a video file")
-    raise _Refused(f"is larger than {limits.file_bytes / sandbox.GIB:.3g} GiB; give a smaller file")
+        raise Refused("is no regular file; give a video file")
+    raise Refused(f"is larger than {limits.file_bytes / sandbox.GIB:.3g} GiB; give a smaller file")
 
 
 @contextlib.contextmanager
@@ -242,16 +155,16 @@ def _decoded(
 ) -> Decoded:
     """The frames that an answer tells of. Trusts nothing in it: a child that reads hostile files may be theirs."""
     if "error" in answer:
-        raise _Refused(str(answer["error"])[:500])
+        raise Refused(str(answer["error"])[:500])
     try:
         shape = tuple(answer[name] for name in ("frames", "height", "width"))
         source, fit = tuple(answer["source"]), answer["fit"]
     except (KeyError, TypeError) as error:
-        raise _Refused("makes the decoder answer nonsense") from error
+        raise Refused("makes the decoder answer nonsense") from error
     whole = all(type(number) is int and number > 0 for number in (*shape, *source))
     expected = reference_YXC is None or shape[1:] == reference_YXC.shape[:2]
     if not whole or not expected or len(source) != 2 or fit not in WAYS or 3 * math.prod(shape) > limits.video_bytes:
-        raise _Refused("makes the decoder answer nonsense")
+        raise Refused("makes the decoder answer nonsense")
     size = 3 * shape[0] * shape[1] * shape[2]
     frames = mmap.mmap(memory.fileno(), size, access=mmap.ACCESS_COPY)  # lives as long as the array
     return Decoded(np.frombuffer(frames, np.uint8).reshape(*shape, 3), source, fit)
