@@ -3,6 +3,7 @@
 torchrun vrlvr/train.py [--config configs/X.yaml] [--stage data|sft|grpo|eval|all] [--section.field VALUE ...]
 """
 
+import gc
 import json
 import os
 import sys
@@ -57,6 +58,7 @@ def train(config: Config, world: World, arguments: list[str]) -> None:
         for stage in STAGES:
             if config.stage in (stage, "all"):
                 STAGES[stage](config, world, log, run_dir)
+                gc.collect()  # PyTorch's first step leaves cycles that hold the stage's model and optimizer
         if config.stage in ("eval", "all") and world.is_main:
             run_facts = facts(config, ["vrlvr", "train", *arguments], world.size) | {
                 "seconds": round(time.perf_counter() - begin, 1)
