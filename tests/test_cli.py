@@ -83,6 +83,10 @@ EVAL = ["eval", "videos", "v", "--system", "S", "--data", "d", "--out", "o"]
         (["eval", "provider", "--provider", "sora"], "provider=sora must be one of sora2, veo3.1, kling3"),
         (["eval", "vbvr", "--timeout_minutes", "long"], "timeout_minutes=long must be a number"),
         (["eval", "provider", "--yes=maybe"], "yes=maybe must be true or false"),
+        (
+            ["eval", "verifiers", "--out", "o", "--size", "tiny,small"],
+            "size=tiny,small must be one of tiny, small, full",
+        ),
         (["table", "--format", "pdf"], "format=pdf must be one of markdown, latex, csv, html"),
         (["verify", "missing.mp4", "--puzzle", "maze.json"], "missing.mp4"),
         (["verify", "cut.mp4", "--puzzle", "maze.json"], "cut.mp4"),

@@ -76,7 +76,6 @@ def test_slices_add_up_and_nothing_is_judged_twice(tmp_path, capsys):
     ("options", "message"),
     [
         ({"tasks": "chess"}, "task 'chess' is unknown; use any of maze"),
-        ({"size": "huge"}, "size 'huge' is unknown"),
         ({"kinds": "friendly"}, "kind 'friendly' is unknown"),
         ({"verifiers": "third"}, "verifier 'third' is unknown; use any of first, second"),
         ({"num_seeds": 0}, "num_seeds=0"),

@@ -327,12 +327,15 @@ def test_verify_reads_with_the_same_guard(data, videos, capsys):
     assert "neither MP4 nor WebM" in capsys.readouterr().err
 
 
-def test_tables_never_take_a_first_frame_for_a_solution(data, tmp_path):
+def test_tables_never_take_a_first_frame_for_a_solution(data, tmp_path, capsys):
     """A frozen first frame is judged, and earns nothing."""
     items = read_items(data)
     for item in items:
         first = puzzles.render_first_frame(item.puzzle, HEIGHT, WIDTH)
         write_mp4(tmp_path / f"{item.id}.mp4", first[None], 16, holds=[9])
+    out = str(tmp_path / "out")
+    assert main(["eval", "videos", str(tmp_path), "--system", "frozen", "--data", str(data), "--out", out]) == 0
+    assert f"judged, and not solved: not_solved {len(items)}\n" in capsys.readouterr().out
     for outcome in judge_folder(tmp_path, items):
         assert outcome.status == "judged"
         assert not outcome.verdict.solved

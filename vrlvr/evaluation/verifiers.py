@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,7 +45,7 @@ def evaluate_verifiers(
     out: Path,
     num_seeds: int = 50,
     first_seed: int = 0,
-    size: str = "small",
+    size: Literal["tiny", "small", "full"] = "small",
     tasks: str | None = None,
     kinds: str = "attacks,honest",
     verifiers: str = "first,second",
@@ -59,14 +60,13 @@ def evaluate_verifiers(
     """
     chosen = _chosen("task", tasks or ",".join(ROOMS), tuple(ROOMS))
     judges = _chosen("verifier", verifiers, VERIFIERS)
-    [of_size] = _chosen("size", size, tuple(SCENES))
     if num_seeds < 1 or first_seed < 0 or (workers is not None and workers < 1):
         raise UserError(
             f"num_seeds={num_seeds}, first_seed={first_seed} and workers={workers} must be 1, 0 and 1 or more"
         )
     version = verifier_version()
     jobs = [
-        Job(of_size, kind, task, name, number, seed)  # type: ignore[arg-type]
+        Job(size, kind, task, name, number, seed)  # type: ignore[arg-type]
         for kind in _chosen("kind", kinds, tuple(MAKERS))
         for task in chosen
         for number, name in enumerate(MAKERS[kind](task))
@@ -86,7 +86,7 @@ def evaluate_verifiers(
                 journal.write(asdict(video))
                 done.append(video)
                 progress.advance(bar)
-    _write(out, [video for video in done if video.size == of_size])
+    _write(out, [video for video in done if video.size == size])
 
 
 def judge(job: Job, version: str, verifiers: Sequence[str]) -> Judged:

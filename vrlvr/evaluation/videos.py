@@ -2,6 +2,7 @@
 
 Time: every frame is judged, in its order; a state may be shown for any number of frames, so a video may have any frame rate
 and length, and nothing is resampled. One beyond the limits of `vrlvr.hostile_video` counts as undecodable.
+A disc between two cells is a cell that cannot be read: systems whose agents glide solve nothing here.
 Space: frames are brought to the size of the data set by the rule in `vrlvr.frame_fit`, which looks at frame 0 alone.
 A puzzle without a video and one whose video cannot be decoded are counted apart, and score 0.
 """
@@ -190,9 +191,12 @@ def _warn(found: Found) -> None:
 
 
 def _tell(outcomes: Sequence[Outcome], out: Path) -> None:
-    """How many videos were judged, and why the first few were not."""
+    """How many videos were judged, why the first few were not, and which rules the others broke first."""
     counts = Counter(outcome.status for outcome in outcomes)
     print(", ".join(f"{counts[status]} {status}" for status in ("judged", "missing", "undecodable")), end="; ")
     print(f"details in {out}/outcomes.jsonl")
+    rules = Counter(outcome.verdict.broken_rule for outcome in outcomes if outcome.status == "judged")
+    if broken := ", ".join(f"{rule} {count}" for rule, count in rules.most_common() if rule):
+        print(f"judged, and not solved: {broken}")
     for note in [outcome.note for outcome in outcomes if outcome.status == "undecodable"][:_LISTED]:
         print(f"  {note}")
