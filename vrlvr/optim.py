@@ -8,6 +8,10 @@ from torch import nn
 from vrlvr.masters import MasterAdamW
 
 BETAS = (0.9, 0.99)  # usual for diffusion models
+NOT_FINITE = (
+    "lower the learning rate or the noise level; on a GPU try model.attention=flash too (of cuDNN's attention, which auto may "
+    "take, some versions give NaN gradients)"
+)
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> MasterAdamW:
@@ -39,5 +43,5 @@ def clip_gradients(model: nn.Module, max_norm: float) -> float:
     """
     norm = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], max_norm).item()
     if not math.isfinite(norm):
-        raise FloatingPointError(f"the gradient norm is {norm}: lower the learning rate or the noise level")
+        raise FloatingPointError(f"the gradient norm is {norm}: {NOT_FINITE}")
     return norm

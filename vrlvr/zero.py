@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from vrlvr.distributed import World
 from vrlvr.engine import NamedTensors
 from vrlvr.models.dit import Block
-from vrlvr.optim import BETAS, set_lr
+from vrlvr.optim import BETAS, NOT_FINITE, set_lr
 from vrlvr.policy import Policy
 
 os.environ.setdefault(
@@ -138,7 +138,7 @@ class ZeroEngine:
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if self._zero.overflow or not torch.isfinite(torch.tensor(norm)):
-            raise FloatingPointError("the gradient norm is not finite: lower the learning rate or the noise level")
+            raise FloatingPointError(f"the gradient norm is {norm}: {NOT_FINITE}")
         self._hold(self._held)
         return norm
 
