@@ -41,7 +41,9 @@ def test_verify_tells_solved_from_frozen_by_its_exit_code(maze, capsys):
 def test_verify_json_holds_the_whole_verdict(maze, capsys):
     verify(maze, "solved.mp4", "--json")
     verdict = json.loads(capsys.readouterr().out)
-    assert set(verdict) == {"solved", "reward", "components", "broken_rule", "frame", "precision", "recall", "f1"}
+    others = {"components", "broken_rule", "frame", "precision", "recall", "f1", "fit"}
+    assert set(verdict) == {"solved", "reward", *others}
+    assert verdict["fit"] == "same size"
     assert verdict["solved"] is True
     assert verdict["f1"] == 1.0
     assert verdict["broken_rule"] is None

@@ -15,9 +15,10 @@ from jsonargparse import ArgumentError, ArgumentParser
 from vrlvr import dataset, puzzles
 from vrlvr.cli_errors import explain
 from vrlvr.errors import UserError
+from vrlvr.evaluation.videos import shown_size
+from vrlvr.hostile_video import shared_decoder
 from vrlvr.puzzles.verdict import reward
 from vrlvr.sandbox import printable
-from vrlvr.video_io import read_mp4
 
 USAGE = """usage: vrlvr COMMAND [options]
 
@@ -120,24 +121,32 @@ def _estimate(arguments: Sequence[str]) -> int:
 
 
 def _verify(arguments: Sequence[str]) -> int:
-    """Judges a video. Exit code 0 if it is solved, 1 if not."""
-    parser = ArgumentParser(prog="vrlvr verify", exit_on_error=False)
-    parser.add_argument("video", type=str, help="an mp4 file of any size that the board fits")
+    """Judges a video. Exit code 0 if it is solved, 1 if not.
+
+    The PNG beside the puzzle, as `vrlvr data` writes it, tells in which size the board was drawn; videos of another size are
+    then fitted as by `vrlvr eval videos`. Without one, the board is taken to be drawn for the video's own size.
+    """
+    parser = _parser("verify", _verify)
+    parser.add_argument("video", type=str, help="an mp4 file of any size")
     parser.add_argument("--puzzle", type=str, required=True, help="the puzzle's JSON, as written by vrlvr data")
     parser.add_argument("--json", action="store_true", help="print the whole verdict as JSON")
     options = _parsed(parser, arguments)
-    video = read_mp4(Path(options.video))
     try:
         puzzle = puzzles.load(Path(options.puzzle))
-        verdict = puzzles.verify(puzzle, video)
+        drawn = Path(options.puzzle).with_suffix(".png")
+        first_frame = puzzles.render_first_frame(puzzle, *shown_size(drawn)) if drawn.is_file() else None
+        decoded = shared_decoder().read(Path(options.video), first_frame)
+        verdict = puzzles.verify(puzzle, decoded.video_TYXC)
     except ValueError as error:
         raise UserError(str(error)) from error
     dense = reward(verdict, puzzles.DENSE_REWARD[puzzle.task])
     if options.json:
-        print(json.dumps(asdict(verdict) | {"reward": dense, "f1": verdict.f1}, sort_keys=True))
+        more = {"reward": dense, "f1": verdict.f1, "fit": decoded.fit}
+        print(json.dumps(asdict(verdict) | more, sort_keys=True))
     else:
         why = f", {verdict.broken_rule} at frame {verdict.frame}" if verdict.broken_rule else ""
-        print(f"{'solved' if verdict.solved else 'not solved'}{why}; reward {dense:.3f}, F1 {verdict.f1:.3f}")
+        fit = "" if decoded.fit == "same size" else f" ({decoded.fit} from {decoded.source[0]}x{decoded.source[1]})"
+        print(f"{'solved' if verdict.solved else 'not solved'}{why}; reward {dense:.3f}, F1 {verdict.f1:.3f}{fit}")
     return 0 if verdict.solved else 1
 
 

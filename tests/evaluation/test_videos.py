@@ -327,6 +327,17 @@ def test_verify_reads_with_the_same_guard(data, videos, capsys):
     assert "neither MP4 nor WebM" in capsys.readouterr().err
 
 
+def test_verify_fits_a_scaled_video_as_the_table_does(data, videos, tmp_path, capsys):
+    """By the first frame beside the puzzle; without one, a board is taken to be drawn for the video's own size."""
+    item = read_items(data, ["maze"])[0]
+    remade(videos / f"{item.id}.mp4", tmp_path / "v.mp4", "letterboxed", 400, 400, 16, "libx264", 18)
+    puzzle = item.first_frame.with_suffix(".json")
+    assert main(["verify", str(tmp_path / "v.mp4"), "--puzzle", str(puzzle)]) == 0
+    assert "(letterboxed from 400x400)" in capsys.readouterr().out
+    shutil.copy(puzzle, tmp_path / "alone.json")
+    assert main(["verify", str(tmp_path / "v.mp4"), "--puzzle", str(tmp_path / "alone.json")]) == 1
+
+
 def test_tables_never_take_a_first_frame_for_a_solution(data, tmp_path, capsys):
     """A frozen first frame is judged, and earns nothing."""
     items = read_items(data)

@@ -142,7 +142,7 @@ def _judge(folder: Path, answer: Answer) -> Outcome:
     item, name = answer
     if name is None:
         return failed(item, "missing")
-    first_frame = puzzles.render_first_frame(item.puzzle, *_size(item))
+    first_frame = puzzles.render_first_frame(item.puzzle, *shown_size(item.first_frame))
     try:
         decoded = shared_decoder().read(_inside(folder, name), first_frame)
     except Unreadable as error:
@@ -159,17 +159,15 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _size(item: Item) -> Size:
-    """The size in which a puzzle was shown: its PNG's."""
+def shown_size(first_frame: Path) -> Size:
+    """The size in which a puzzle was shown: its PNG's. Raises UserError if that cannot be read, or is far too large."""
     try:
-        with Image.open(item.first_frame, formats=["PNG"]) as image:
+        with Image.open(first_frame, formats=["PNG"]) as image:
             width, height = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{item.first_frame} cannot be read ({error}); make the data set anew with `vrlvr data`"
-        ) from error
+        raise UserError(f"{first_frame} cannot be read ({error}); make the data set anew with `vrlvr data`") from error
     if height * width > Limits().frame_pixels:
-        raise UserError(f"{item.first_frame} has {height}x{width} pixels; at most {Limits().frame_pixels} are judged")
+        raise UserError(f"{first_frame} has {height}x{width} pixels; at most {Limits().frame_pixels} are judged")
     return height, width
 
 
