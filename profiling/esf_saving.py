@@ -22,7 +22,7 @@ from typing import Any
 import machine
 import torch
 from reference_dit import ReferenceWanTransformer
-from sizes import SIZES, default_size, random_inputs, random_model
+from sizes import SIZES, default_layers, default_size, random_inputs, random_model
 from timing import free
 from torch import nn
 from update_bench import PHASES, Probe, Problem, Recipe, first_steps, probe, whole_update
@@ -251,7 +251,10 @@ def run(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, A
         told = f"{row['seconds']:8.3f} s/update" if "seconds" in row else row["problem"]
         print(f"[{time.perf_counter() - begin:5.0f} s] {told}  {name}", flush=True)
         machine.write_json(arguments.out / "esf_saving.json", head | {"summary": summary(rows), "rows": rows})
-    title = f"{tokens} tokens x {problem.num_samples} samples, {problem.num_steps} steps, {machine.facts()['device']}"
+    title = (
+        f"{size.config.num_layers} layers, {tokens} tokens x {problem.num_samples} samples, {problem.num_steps} steps, "
+        f"{machine.facts()['device']}"
+    )
     (arguments.out / "esf_saving.md").write_text(f"{title}\n\n{markdown(rows)}", encoding="utf-8")
     plot(rows, title, arguments.out / "esf_saving.png")
     print(markdown(rows))
@@ -269,7 +272,7 @@ def main() -> int:
     gpu = device.type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=SIZES, default=default_size(device))
-    parser.add_argument("--layers", type=int, help="a shallower model")
+    parser.add_argument("--layers", type=int, default=default_layers(device), help="a shallower model")
     parser.add_argument("--puzzles", type=int, default=1)
     parser.add_argument("--group_size", type=int, default=4)
     parser.add_argument("--num_steps", type=int, default=20)

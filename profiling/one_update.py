@@ -9,11 +9,12 @@ range. Prints seconds by phase, and joules an update where NVML is at hand; see 
 import argparse
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import machine
 import torch
 from power import PowerSampler
-from sizes import SIZES, default_size
+from sizes import SIZES, default_layers, default_size
 from update_bench import PHASES, Problem, Recipe, Update
 
 from vrlvr.errors import UserError
@@ -21,7 +22,9 @@ from vrlvr.errors import UserError
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Of the update, for this script and for those that profile it."""
-    parser.add_argument("--size", choices=SIZES, default=default_size(machine.device()))
+    device = machine.device()
+    parser.add_argument("--size", choices=SIZES, default=default_size(device))
+    parser.add_argument("--layers", type=int, default=default_layers(device), help="a shallower model")
     parser.add_argument("--puzzles", type=int, default=1)
     parser.add_argument("--group_size", type=int, default=4)
     parser.add_argument("--num_steps", type=int, default=4, help="denoising steps; few, since all look alike")
@@ -40,6 +43,8 @@ def prepare(arguments: argparse.Namespace) -> Update:
             "group of 2; change them"
         )
     size = SIZES[arguments.size]
+    if arguments.layers:
+        size = replace(size, config=replace(size.config, num_layers=arguments.layers))
     problem = Problem(size, next(iter(size.latents)), arguments.puzzles, arguments.group_size, arguments.num_steps)
     recipe = Recipe(
         trained_steps=arguments.window,

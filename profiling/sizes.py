@@ -52,6 +52,13 @@ def default_size(device: torch.device) -> str:
     return "5b" if device.type == "cuda" else "tiny"
 
 
+def default_layers(device: torch.device) -> int | None:
+    """All, but for a GPU that cannot hold the 5B model with its gradients and optimizer: 84 GiB."""
+    if device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < 100 * 2**30:
+        return 20
+    return None
+
+
 def random_model(make: Callable[[], Model], size: Size, device: torch.device) -> Model:
     """make(), a transformer with random weights in the size's dtype, on the device. The same weights every time."""
     torch.manual_seed(0)

@@ -4,12 +4,13 @@ import itertools
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import esf_saving
 import pytest
 import torch
 import update_bench
-from sizes import SIZES
+from sizes import SIZES, default_layers
 from tiny_run import CPU
 from update_bench import PHASES, Problem, Recipe, Rows, Update, count_rows, predicted_units
 
@@ -203,3 +204,11 @@ def test_a_disagreement_of_nan_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(esf_saving, "random_model", broken)
     with pytest.raises(UserError, match="nothing is timed"):
         esf_saving.agreement(SMALL, CPU)
+
+
+@pytest.mark.parametrize(("gib", "layers"), [(80, 20), (141, None)])
+def test_a_smaller_gpu_gets_a_shallower_model(gib: int, layers: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert default_layers(torch.device("cuda")) == layers
+    assert default_layers(CPU) is None

@@ -155,7 +155,7 @@ def test_the_checkout_is_importable_without_an_install(tmp_path: Path) -> None:
 
 
 def test_one_update_tells_its_phases(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.argv", ["one_update.py", *TINY, "--updates", "2"])
+    monkeypatch.setattr("sys.argv", ["one_update.py", *TINY, "--updates", "2", "--layers", "1"])
     assert one_update.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == ["update 1", "update 2"]
