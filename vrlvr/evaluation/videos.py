@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -110,27 +110,13 @@ def _outcomes(
         yield from map(job, answers)
         return
     spawn = multiprocessing.get_context("spawn")  # a fork could inherit a lock that a thread holds
-    with _one_thread_each(), ProcessPoolExecutor(processes, spawn, _ignore_interrupts) as pool:
+    with ProcessPoolExecutor(processes, spawn, _ignore_interrupts) as pool:
         try:
             yield from pool.map(job, answers, chunksize=4)
         except BrokenProcessPool as error:
             raise UserError(f"a worker died, as for lack of memory; use fewer workers than {processes}") from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes that start meanwhile compute with one thread: as many as there are cores would wait for each other."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    former = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            os.environ.pop(name)
-            os.environ.update({} if value is None else {name: value})
 
 
 def _ignore_interrupts() -> None:
