@@ -44,9 +44,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of what is made; what is there is used")
     parser.add_argument("--out", type=Path, help="where to write the JSON")
-    parser.add_argument("--vae_steps", type=int, default=2000)
+    parser.add_argument("--vae_steps", type=int, default=5500)
     parser.add_argument("--vae_lr", type=float, default=4e-3)
-    parser.add_argument("--decoder_steps", type=int, default=2000)
+    parser.add_argument("--decoder_steps", type=int, default=2800)
+    parser.add_argument("--decoder_lr", type=float, default=4e-3)
     parser.add_argument("--decoder_width", type=int, default=192)
     parser.add_argument("--decoder_depth", type=int, default=6)
     parser.add_argument("--num_train", type=int, default=1500, help="solved puzzles a task for SFT")
@@ -74,8 +75,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if not (work / "model" / "vae").exists():
         make_vae(work / "model" / "vae", recipe, arguments.vae_steps, arguments.vae_lr)
     if not (work / "decoder").exists():
-        sizes = {"side": 8, "width": arguments.decoder_width, "depth": arguments.decoder_depth}
-        steps = {"steps": arguments.decoder_steps, "batch": 16, "fresh": 4, "pool": 4096, "lr": 3e-3}
+        # 16 pixels a cell, as the real size's default gives 13 to those of 9x9 boards.
+        sizes = {"side": 16, "width": arguments.decoder_width, "depth": arguments.decoder_depth}
+        steps = {"steps": arguments.decoder_steps, "batch": 16, "fresh": 2, "pool": 4096, "lr": arguments.decoder_lr}
         distill_decoder(work / "model", work / "decoder", work / "data", **steps, **sizes, num_test=8, device="cpu")
     codec = WanVAECodec.from_pretrained(work / "model" / "vae", CPU)
     codec.vae.disable_slicing()  # videos this small are encoded faster together

@@ -73,14 +73,17 @@ def test_targets_are_the_full_decode_of_the_same_latents_made_small(codec: WanVA
     assert targets.double().std() > 3
 
 
-def test_training_lowers_the_error_and_repeats(codec: WanVAECodec, data: Path):
-    training = Training(steps=40, batch=4, fresh=2, pool=16, lr=3e-3)
+def test_training_lowers_the_error(codec: WanVAECodec, data: Path):
     losses: list[float] = []
-    decoder = distill(codec, read_recipe(data), SMALL, training, losses.append)
-    assert len(losses) == 40
-    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
-    again = distill(codec, read_recipe(data), SMALL, training, lambda loss: None)
-    for a, b in zip(decoder.parameters(), again.parameters(), strict=True):
+    distill(codec, read_recipe(data), SMALL, Training(steps=20, batch=4, fresh=1, pool=16, lr=1e-2), losses.append)
+    assert len(losses) == 20
+    assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+
+
+def test_training_repeats(codec: WanVAECodec, data: Path):
+    training = Training(steps=4, batch=4, fresh=1, pool=2)
+    one, other = (distill(codec, read_recipe(data), SMALL, training, lambda loss: None) for _ in range(2))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -46,7 +46,7 @@ class Training:
     batch: int = 4
     fresh: int = 1
     pool: int = 256
-    lr: float = 1e-3
+    lr: float = 4e-3
     weight_decay: float = 0.01
     seed: int = 0
 
