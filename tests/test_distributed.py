@@ -19,7 +19,8 @@ from tiny_run import ARGUMENTS
 from torch import nn
 
 from vrlvr import distributed
-from vrlvr.distributed import World, pick_device
+from vrlvr.distributed import World, joined_world, pick_device
+from vrlvr.errors import UserError
 from vrlvr.update import puzzles_of
 
 ENTRY = Path(__file__).parents[1] / "vrlvr" / "train.py"
@@ -195,3 +196,13 @@ def test_a_chosen_gpu_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -
     assert pick_device("cuda:3") == torch.device("cuda", 3)
     assert pick_device("cpu") == torch.device("cpu")
     assert current == [torch.device("cuda", 1), torch.device("cuda", 3)]
+
+
+def test_more_processes_than_gpus_are_refused_in_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with (
+        pytest.raises(UserError, match=r"8 processes cannot share 4 GPUs; use torchrun --nproc_per_node=4"),
+        joined_world(),
+    ):
+        pass

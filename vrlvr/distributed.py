@@ -110,13 +110,13 @@ def pick_device(name: str) -> torch.device:
 def joined_world() -> Iterator[World]:
     """The world of torchrun's processes (nccl on GPUs, gloo on CPUs), or of one.
 
-    If a process dies, the others end within 30 s and name it.
+    If a process dies, the others end within 30 s and name it. Raises UserError, in all of them, if they outnumber the GPUs.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if 0 < gpus < here:
+        raise UserError(f"{here} processes cannot share {gpus} GPUs; use torchrun --nproc_per_node={gpus}")
+    device = pick_device("auto")
     if size == 1:
         yield World(rank, size, device)
         return
