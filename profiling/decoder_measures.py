@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +18,23 @@ from vrlvr.evaluation.metrics import Z95
 from vrlvr.models.flops import tokens_of, total_flops
 from vrlvr.models.reward_decoder import RewardDecoder, RewardDecoderConfig
 from vrlvr.models.wan_vae import WanVAECodec
-from vrlvr.puzzles import DENSE_REWARD, verify_many
+from vrlvr.puzzles import DENSE_REWARD, Puzzle, board, room_of, verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
 from vrlvr.workload import PUBLISHED, sizes_of
 
 Size = tuple[int, int]
-Pair = tuple[str, Verdict, Verdict]  # task; by the small decoder and by the full one
 NUM_FRAMES, HEIGHT, WIDTH = 81, 480, 832  # those of the published models' videos
 _BATCH = 32  # videos decoded at once
 _TIMED, _REPEATS = 32, 3
+
+
+class Pair(NamedTuple):
+    """A sample's verdicts by either decoder. doubt: levels by which the worst-read cell of the small frames is off its look."""
+
+    task: str
+    small: Verdict
+    full: Verdict
+    doubt: float = 0.0
 
 
 def judge_both(small: Decoder, full: Decoder, samples: Samples, size: Size) -> list[Pair]:
@@ -34,9 +42,25 @@ def judge_both(small: Decoder, full: Decoder, samples: Samples, size: Size) -> l
     pairs: list[Pair] = []
     for start in range(0, len(samples.puzzles), _BATCH):
         part = samples.part(range(start, min(start + _BATCH, len(samples.puzzles))))
-        a, b = (verify_many(part.puzzles, d.decode(part.first_BC1HW, part.latents_BCFHW), size) for d in (small, full))
-        pairs += [(puzzle.task, x, y) for puzzle, x, y in zip(part.puzzles, a, b, strict=True)]
+        videos, exact = (decoder.decode(part.first_BC1HW, part.latents_BCFHW) for decoder in (small, full))
+        verdicts = (verify_many(part.puzzles, shown, size) for shown in (videos, exact))
+        for puzzle, video, a, b in zip(part.puzzles, videos, *verdicts, strict=True):
+            pairs.append(Pair(puzzle.task, a, b, worst_cell(puzzle, video, size)))
     return pairs
+
+
+def worst_cell(puzzle: Puzzle, video_TYXC: np.ndarray, size: Size) -> float:
+    """The largest distance, in levels, of a cell in any frame from the look that it is read as."""
+    room = room_of(puzzle)
+    start = room.states(puzzle, puzzle.solution)[0]
+    return float(board.read(video_TYXC, room.LOOKS, puzzle.rows, puzzle.cols, size, start)[1].max())
+
+
+def settle(pairs: Sequence[Pair], share: float) -> list[Pair]:
+    """The same, where the full decode judges the share of samples that are read worst."""
+    worst_first = sorted(range(len(pairs)), key=lambda i: -pairs[i].doubt)
+    in_full = set(worst_first[: round(share * len(pairs))])
+    return [pair._replace(small=pair.full) if i in in_full else pair for i, pair in enumerate(pairs)]
 
 
 def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -46,19 +70,19 @@ def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
     """
     tolerance = AuditConfig.tolerance
     equal = {
-        "verdict": [agree(a, b, tolerance) for _, a, b in pairs],
-        "solved": [a.solved == b.solved for _, a, b in pairs],
-        "rule": [a.broken_rule == b.broken_rule for _, a, b in pairs],
-        "rule_and_frame": [(a.broken_rule, a.frame) == (b.broken_rule, b.frame) for _, a, b in pairs],
+        "verdict": [agree(a, b, tolerance) for _, a, b, _ in pairs],
+        "solved": [a.solved == b.solved for _, a, b, _ in pairs],
+        "rule": [a.broken_rule == b.broken_rule for _, a, b, _ in pairs],
+        "rule_and_frame": [(a.broken_rule, a.frame) == (b.broken_rule, b.frame) for _, a, b, _ in pairs],
     }
     result: dict[str, Any] = {
         "samples": len(pairs),
-        "solved_by_full_decode": float(np.mean([b.solved for _, _, b in pairs])),
+        "solved_by_full_decode": float(np.mean([pair.full.solved for pair in pairs])),
     }
     for name, outcomes in equal.items():
         rate, (low, high) = disagreement([not outcome for outcome in outcomes])
         result |= {f"{name}_equal": 1 - rate, f"{name}_equal_ci95": [1 - high, 1 - low]}
-    off = np.array([abs(reward(a, DENSE_REWARD[t]) - reward(b, DENSE_REWARD[t])) for t, a, b in pairs])
+    off = np.array([abs(reward(a, DENSE_REWARD[t]) - reward(b, DENSE_REWARD[t])) for t, a, b, _ in pairs])
     half = Z95 * float(off.std() / np.sqrt(len(off)))
     mean = float(off.mean())
     result |= {"reward_difference": mean, "reward_difference_ci95": [max(0.0, mean - half), mean + half]}
@@ -68,7 +92,7 @@ def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
 def misses(pairs: Sequence[Pair]) -> dict[str, int]:
     """How many samples are judged otherwise, by task and by what the full decode shows -> what the small one shows."""
     counts: dict[str, int] = {}
-    for task, a, b in pairs:
+    for task, a, b, _ in pairs:
         if not agree(a, b, AuditConfig.tolerance):
             name = f"{task}: {b.broken_rule or 'no rule broken'} -> {a.broken_rule or 'no rule broken'}"
             counts[name] = counts.get(name, 0) + 1

@@ -9,8 +9,10 @@ import pytest
 import reward_decoder_agreement
 import small_vae
 import torch
+from decoder_measures import Pair, settle, worst_cell
 
 from vrlvr.config import DataConfig
+from vrlvr.puzzles import generate, render
 from vrlvr.puzzles.verdict import Verdict
 
 diffusers = pytest.importorskip("diffusers")
@@ -43,6 +45,7 @@ def test_it_makes_and_measures(work: Path, monkeypatch: pytest.MonkeyPatch, caps
         "planner's videos": 4, "imperfect videos": 4, "SFT samples": 4, "RL rollouts": 4, "SFT and RL": 8, "all": 16,
     }  # fmt: skip
     assert [row["audited"] for row in result["audits"]] == [2] * 2  # 2 % of 96, rounded up
+    assert result["worst_read_in_full"]["3%"]["SFT and RL"]["samples"] == 8
     cost = result["cost"]
     assert cost["small_dit_forwards_480x832x81"] < 0.012  # as tests/models/test_reward_decoder.py counts it
     assert 4 < cost["full_dit_forwards_480x832x81"] < 6.1  # design: 597 TFLOP by diffusers, less by our decoder
@@ -58,7 +61,7 @@ def test_what_counts_as_equal() -> None:
     good, bad = verdict(True), verdict(False, "wall", progress=0.5)
     near = verdict(True, error=0.04)
     row = decoder_measures.compare(
-        [("maze", good, good), ("maze", near, good), ("maze", bad, good), ("maze", bad, bad)]
+        [Pair("maze", good, good), Pair("maze", near, good), Pair("maze", bad, good), Pair("maze", bad, bad)]
     )
     assert (row["verdict_equal"], row["solved_equal"], row["rule_equal"]) == (0.75, 0.75, 0.75)
     assert row["solved_by_full_decode"] == 0.75
@@ -67,6 +70,21 @@ def test_what_counts_as_equal() -> None:
     assert row["misses"] == {"maze: no rule broken -> wall": 1}
     low, high = row["verdict_equal_ci95"]
     assert low < 0.75 < high
+
+
+def test_the_full_decode_judges_what_is_read_worst() -> None:
+    good, bad = verdict(True), verdict(False, "wall")
+    pairs = [Pair("maze", bad, good, doubt) for doubt in (3.0, 30.0, 20.0, 1.0)]
+    assert [pair.small is good for pair in settle(pairs, 0.5)] == [False, True, True, False]
+    assert settle(pairs, 0.0) == pairs
+
+
+def test_a_cell_of_another_colour_is_doubtful() -> None:
+    puzzle = generate("maze", DataConfig().maze, 0, "test", 0)
+    video = render(puzzle, 64, 80, 5, 1)
+    assert worst_cell(puzzle, video, (64, 80)) < 1
+    video[3, 16:32, 16:32] = video[3, 16:32, 16:32] // 2 + 64
+    assert worst_cell(puzzle, video, (64, 80)) > 5
 
 
 @pytest.fixture(scope="module")
