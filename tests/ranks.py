@@ -92,6 +92,7 @@ def train_in_half(config: Config, world: World, steps: int) -> tuple[Engine, lis
             assert gradient.shape == (dim, config.model.ffn_dim)
         norm = engine.step(1e-2)
         assert engine.spreads_weights == (policy.dit.blocks[0].ffn.net[2].weight.numel() == 0)
+        assert policy.capturable != engine.spreads_weights
         log.append([world.sum(loss).item(), norm])
     return engine, log
 

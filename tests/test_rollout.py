@@ -105,6 +105,8 @@ def test_graphs_of_other_prompts_take_a_new_pool_and_the_same_stream(captures: l
     """As at the end of an evaluation, whose last batch is smaller: the pool of the graphs that are dropped is no more."""
 
     class Zero:
+        capturable = True
+
         def text_context(self, prompt_P: Tensor) -> TextContext:
             return TextContext([(torch.zeros(len(prompt_P), 1, 1, 1),) * 2])
 
@@ -121,6 +123,11 @@ def test_graphs_of_other_prompts_take_a_new_pool_and_the_same_stream(captures: l
     assert len(pools) == 3  # of two rows, of one row, and of two rows once more
     assert pools[0] is pools[1] is not pools[2]
     assert streams[0] is streams[1] is streams[2]
+    Zero.capturable = False
+    spread = FrozenVelocity(Zero(), 2)
+    spread.refresh(prompt_B)
+    spread(x, torch.ones(rows), x, prompt_B)
+    assert len(captures) == 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

@@ -71,7 +71,7 @@ def train_grpo(
     if audited is not None and progress.audit:
         audited.load_state(progress.audit)
     set_recompute(config, policy, source, world.size, "grpo")
-    velocity = FrozenVelocity(policy, grpo.micro_batch, graphs=not engine.spreads_weights)
+    velocity = FrozenVelocity(policy, grpo.micro_batch)
     decoder, size = (source.codec, None) if audited is None else (audited, audited.size)
     second = SecondOpinion(decoder, size, grpo.second_opinion, config.seed, world, log.say)
     if progress.second_opinion:

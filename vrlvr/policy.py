@@ -20,7 +20,10 @@ Conditioning = Literal["pin", "concat"]
 class Policy(nn.Module):
     """pin: the first frame is a clean latent frame at timestep 0 before the others (Wan2.2-TI2V).
     concat: it is concatenated to every generated frame by channel (Wan2.2-I2V-A14B's way; half the tokens on tiny clips).
+    capturable: by a CUDA graph. Not where an engine gathers weights within the forward.
     """
+
+    capturable = True
 
     def __init__(self, dit: WanTransformer, text: TaskEmbedding | FrozenText, conditioning: Conditioning):
         super().__init__()

@@ -21,7 +21,7 @@ class FrozenVelocity:
     def __init__(self, policy: Policy, micro_batch: int, graphs: bool = True) -> None:
         self._policy, self._micro_batch = policy, micro_batch
         self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
-        self._captures = graphs and torch.cuda.is_available()
+        self._captures = graphs and policy.capturable and torch.cuda.is_available()
         self._pool: Any = None
         self._context: TextContext | None = None
 

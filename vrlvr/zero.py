@@ -83,6 +83,7 @@ class ZeroEngine:
     ) -> None:
         self.spreads_weights = stage == 3
         self._policy, self._world = policy, world
+        policy.capturable = not self.spreads_weights
         self._trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         self._dtypes = {p: p.dtype for p in policy.parameters()}
         for p in self._trained.values():
