@@ -28,7 +28,7 @@ def area_means(
     """
     rows, cols = len(tops), len(lefts)
     band = 4 if height >= 32 else 2 if height >= 16 else 1
-    weights = _weights(height, width, band, margin, border)
+    weights, counts = _weights(height, width, band, margin, border)
     bands, skipped = len(weights), height % band // 2
     ys = (tops[:, None] + skipped + np.arange(bands * band)).reshape(-1, band)
     xs = (lefts[:, None] + np.arange(width)).ravel()
@@ -51,7 +51,7 @@ def area_means(
         parts[:] = rows_left.reshape(parts.shape)
         np.matmul(parts, weights, out=sums)
         sums.sum(1, out=mean)
-    return means.reshape(-1, 3, 3)
+    return (means / counts).reshape(-1, 3, 3)
 
 
 def _stepped(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
@@ -76,8 +76,13 @@ def _average(
 
 
 @lru_cache(maxsize=64)
-def _weights(height: int, width: int, band: int, margin: float, border: int) -> NDArray[np.float32]:
-    """What each byte of a cell's bands adds to the means, (bands, 3 * width, 9): tones x channels last."""
+def _weights(
+    height: int, width: int, band: int, margin: float, border: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """To which sums each byte of a cell's bands adds, 0 or 1 (bands, 3 * width, 9), and how many each has, (9,).
+
+    Tones x channels last.
+    """
     bands = height // band
     ys = (2 * (height % band // 2 + np.arange(bands * band)) + 1) / height - 1
     xs = (2 * np.arange(width) + 1) / width - 1
@@ -89,5 +94,5 @@ def _weights(height: int, width: int, band: int, margin: float, border: int) -> 
     weights = np.zeros((bands, width, 3, 3, 3), np.float32)
     for tone, mask in enumerate((rim, core, ring)):
         for channel in range(3):
-            weights[:, :, channel, tone, channel] = mask / mask.sum()
-    return weights.reshape(bands, 3 * width, 9)
+            weights[:, :, channel, tone, channel] = mask
+    return weights.reshape(bands, 3 * width, 9), weights.sum((0, 1, 2)).ravel()

@@ -94,7 +94,7 @@ def render(labels: NDArray[np.integer], looks: NDArray[np.uint8], height: int, w
 
 @lru_cache(maxsize=64)
 def _samples(cell: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Pixel offsets read in a cell, and weights (2, samples, samples) that average its rim and its core."""
+    """Pixel offsets read in a cell, and 1 for those of its rim and of its core, else 0: float32 (2, samples, samples)."""
     if cell <= _EXACT_CELL_PX:
         offsets = np.arange(cell)
         core = _disc(cell, offsets, 0)
@@ -103,8 +103,7 @@ def _samples(cell: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         offsets = (2 * np.arange(_LATTICE) + 1) * cell // (2 * _LATTICE)
         core = _disc(cell, offsets, -_EDGE_PERCENT)
         rim = ~_disc(cell, offsets, _EDGE_PERCENT)
-    weights = np.stack([rim / rim.sum(), core / core.sum()]).astype(np.float32)
-    return offsets, weights
+    return offsets, np.stack([rim, core]).astype(np.float32)
 
 
 def read(
@@ -173,7 +172,7 @@ def _sampled_tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.
     """`_tones` by the lattice alone."""
     *_, height, width, _ = video.shape
     rows, cols = place.rows, place.cols
-    offsets, weights = _samples(place.cell)
+    offsets, masks = _samples(place.cell)
     n = len(offsets)
     ys = (place.top + place.cell * np.arange(rows)[:, None] + offsets).ravel()
     xs = (place.left + place.cell * np.arange(cols)[:, None] + offsets).ravel()
@@ -186,10 +185,13 @@ def _sampled_tones(video: NDArray[np.uint8], place: Layout) -> tuple[NDArray[np.
     cells = (
         sampled.reshape(-1, rows, n, cols, n, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, n * n, 3).astype(np.float32)
     )
-    tone = weights.reshape(2, -1)
-    means = np.matmul(tone, cells).reshape(-1, 6)
-    power = np.einsum("pn,n->p", np.square(cells).sum(2), tone.mean(0))  # no product: it would be shared among threads
-    return means, power
+    tones = masks.reshape(2, -1)
+    counts = tones.sum(1)
+    # Sums of whole numbers below 2^24 are exact in float32: a cell in just its colours has no error.
+    means = (np.matmul(tones, cells) / counts[:, None]).reshape(-1, 6)
+    squares = np.square(cells, out=cells).reshape(len(cells), -1)
+    powers = [np.einsum("pk,k->p", squares, tone.repeat(3)) for tone in tones]  # no product, as in `_nearest`
+    return means, (powers[0] / counts[0] + powers[1] / counts[1]) / 2
 
 
 def _nearest(
@@ -200,9 +202,11 @@ def _nearest(
     looks: (labels, 6). scale: levels seen for each level of rmse.
     """
     # Mean over rim and core of |pixel - look|^2. A product a board: one for all would be shared among threads, see areas.py.
-    distance = power[..., None] - means @ looks.T + np.square(looks).sum(1) / 2
-    rmse = np.sqrt(np.maximum(distance.min(-1), 0) / 3).astype(np.float32) / np.float32(scale)
-    return np.where(rmse <= MAX_CELL_RMSE, distance.argmin(-1), UNREADABLE).astype(np.int16), rmse
+    distance = power[..., None] - means @ np.ascontiguousarray(looks.T) + np.square(looks).sum(1) / 2
+    nearest = distance.argmin(-1)
+    least = np.take_along_axis(distance, nearest[..., None], -1)[..., 0]
+    rmse = np.sqrt(np.maximum(least, 0) / 3).astype(np.float32) / np.float32(scale)
+    return np.where(rmse <= MAX_CELL_RMSE, nearest, UNREADABLE).astype(np.int16), rmse
 
 
 def hold(states: NDArray[np.integer], num_frames: int, frames_per_move: int) -> NDArray[np.integer]:
