@@ -196,14 +196,18 @@ def test_what_is_available_by_architecture(monkeypatch, gpu) -> None:
     assert available(GPU) == ["xformers", "efficient", "math"]
 
 
-def test_packages_are_looked_for_once(monkeypatch, gpu) -> None:
+@pytest.mark.parametrize(
+    "failure", [OSError("undefined symbol"), RuntimeError("Tried to register an operator multiple times")]
+)
+def test_packages_are_looked_for_once(failure: Exception, monkeypatch, gpu) -> None:
+    """With what packages raise that were built for another PyTorch, or that two others bring along."""
     plant(monkeypatch, {})
     gpu(9)
     names: list[str] = []
 
     def import_module(name: str) -> ModuleType:
         names.append(name)
-        raise OSError("undefined symbol")  # what a package built for another PyTorch gives
+        raise failure
 
     monkeypatch.setattr(attention.importlib, "import_module", import_module)
     assert available(GPU) == available(GPU) == ["cudnn", "flash", "efficient", "math"]

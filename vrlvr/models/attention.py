@@ -46,12 +46,12 @@ _functions: dict[str, Callable | None] = {}
 
 
 def _package(name: str) -> Callable | None:
-    """The package's function; None where it is missing or was built for another PyTorch. Imported once."""
+    """The package's function; None where it is missing, broken, or was built for another PyTorch. Imported once."""
     if name not in _functions:
         module, function = _PACKAGES[name]
         try:
             _functions[name] = getattr(importlib.import_module(module), function, None)
-        except (ImportError, OSError):
+        except Exception:  # whatever a package raises that does not fit its surroundings: the others do without it
             _functions[name] = None
     return _functions[name]
 
