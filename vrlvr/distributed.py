@@ -120,9 +120,9 @@ def joined_world() -> Iterator[World]:
     if size == 1:
         yield World(rank, size, device)
         return
-    gpu = device.type == "cuda"
     # An hour: while rank 0 writes a checkpoint the others wait in a collective; those that died are found by the heartbeat.
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(hours=1), device_id=device if gpu else None)
+    # No device_id, which binds and splits communicators: with it others saw DeepSpeed hang (its pull request 7266).
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # A connection of its own: the process group's may be waiting for something.
     store = dist.PrefixStore("heartbeat", dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10)))
