@@ -155,6 +155,18 @@ def test_missing_and_undecodable_videos_count_and_score_nothing(data, videos, tm
     assert "no regular file" in printed.replace("\n", "")
 
 
+def test_tasks_without_any_video_are_told(data, videos, tmp_path, capsys):
+    for path in videos.glob("sokoban-*"):
+        path.unlink()
+    command = ["eval", "videos", str(videos), "--system", "S", "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert (
+        "no video at all of sokoban, which scores 0; --tasks maze,flowfree leaves that out" in capsys.readouterr().out
+    )
+    assert main([*command, "--tasks", "maze,flowfree"]) == 0
+    assert "no video at all" not in capsys.readouterr().out
+
+
 def test_a_link_out_of_the_folder_is_not_followed(data, videos, tmp_path):
     items = read_items(data)
     outside = tmp_path / "outside.mp4"
