@@ -11,14 +11,14 @@ import torch
 from small_policy import Samples
 from torch.utils.flop_counter import FlopCounterMode
 
-from vrlvr.audit import AuditConfig, AuditedDecoder, Decoder, agree, disagreement
+from vrlvr.audit import AuditConfig, AuditedDecoder, Decoder, agree, disagreement, doubtful, worst_cell
 from vrlvr.config import Config, DataConfig, ModelConfig
 from vrlvr.distributed import World
 from vrlvr.evaluation.metrics import Z95
 from vrlvr.models.flops import tokens_of, total_flops
 from vrlvr.models.reward_decoder import RewardDecoder, RewardDecoderConfig
 from vrlvr.models.wan_vae import WanVAECodec
-from vrlvr.puzzles import DENSE_REWARD, Puzzle, board, room_of, verify_many
+from vrlvr.puzzles import DENSE_REWARD, verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
 from vrlvr.workload import PUBLISHED, sizes_of
 
@@ -29,7 +29,7 @@ _TIMED, _REPEATS = 32, 3
 
 
 class Pair(NamedTuple):
-    """A sample's verdicts by either decoder. doubt: levels by which the worst-read cell of the small frames is off its look."""
+    """A sample's verdicts by either decoder. doubt: `worst_cell` of the small frames."""
 
     task: str
     small: Verdict
@@ -49,17 +49,9 @@ def judge_both(small: Decoder, full: Decoder, samples: Samples, size: Size) -> l
     return pairs
 
 
-def worst_cell(puzzle: Puzzle, video_TYXC: np.ndarray, size: Size) -> float:
-    """The largest distance, in levels, of a cell in any frame from the look that it is read as."""
-    room = room_of(puzzle)
-    start = room.states(puzzle, puzzle.solution)[0]
-    return float(board.read(video_TYXC, room.LOOKS, puzzle.rows, puzzle.cols, size, start)[1].max())
-
-
 def settle(pairs: Sequence[Pair], share: float) -> list[Pair]:
-    """The same, where the full decode judges the share of samples that are read worst."""
-    worst_first = sorted(range(len(pairs)), key=lambda i: -pairs[i].doubt)
-    in_full = set(worst_first[: round(share * len(pairs))])
+    """The same, where the full decode judges the share of samples that are read worst, see AuditedDecoder.settle."""
+    in_full = doubtful([pair.doubt for pair in pairs], share)
     return [pair._replace(small=pair.full) if i in in_full else pair for i, pair in enumerate(pairs)]
 
 
@@ -116,14 +108,18 @@ def audit_damaged(
         part = samples.part([(update * rows + i) % len(samples.puzzles) for i in range(rows)])
         update += 1
         latents = part.first_BC1HW, part.latents_BCFHW
-        verdicts = verify_many(part.puzzles, decoder.decode(*latents), size)
+        videos = decoder.decode(*latents)
+        verdicts = decoder.settle(part.puzzles, videos, *latents, verify_many(part.puzzles, videos, size))
         scalars = decoder.audit(update, part.puzzles, *latents, verdicts)
     found = {"disagreement": scalars["decoder_disagreement"], "audited": int(scalars["decoder_audited"])}
     return {"damage": damage, **found, "updates": update, "dropped": not decoder.trusted, "said": said}
 
 
 def cost(small: RewardDecoder, full: WanVAECodec, samples: Samples) -> dict[str, float]:
-    """Of decoding a video: FLOPs and, as a share of a DiT forward, those at full size; seconds here, by this VAE."""
+    """Of decoding a video: FLOPs and, as a share of a DiT forward, those at full size; seconds here, by this VAE.
+
+    settled: the small decode of every sample and the full one of the doubtful.
+    """
     part = samples.part(range(min(_TIMED, len(samples.puzzles))))
     latents = part.first_BC1HW, part.latents_BCFHW
     result: dict[str, float] = {}
@@ -146,7 +142,8 @@ def cost(small: RewardDecoder, full: WanVAECodec, samples: Samples) -> dict[str,
     }
     for name, flops in counted.items():
         result |= {f"{name}_tflop_480x832x81": flops / 1e12, f"{name}_dit_forwards_480x832x81": flops / forward}
-    return result
+    settled = (counted["small"] + AuditConfig.doubtful * counted["full"]) / forward
+    return result | {"settled_dit_forwards_480x832x81": settled}
 
 
 def count(function: Callable[[], object]) -> int:

@@ -25,6 +25,7 @@ from small_policy import Samples, draw_samples, make_config, train_policies
 from small_vae import train_vae
 
 from vrlvr import dataset, puzzles
+from vrlvr.audit import AuditConfig
 from vrlvr.config import DataConfig
 from vrlvr.dataset import Recipe
 from vrlvr.distill import TEST_SPLIT, distill_decoder, draw, read_recipe
@@ -39,7 +40,7 @@ SEED = 0
 _BATCH = 16  # videos that are encoded at once
 _IMPERFECT_STREAM = 13
 _DAMAGES = (0.0, 0.05, 0.1, 0.2, 0.4)
-_IN_FULL = (0.01, 0.02, 0.03, 0.04)
+_IN_FULL = (0.01, 0.02, AuditConfig.doubtful)
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_run import tiny_config, tiny_puzzles
 
-from vrlvr.audit import AuditConfig, AuditedDecoder, agree, disagreement
+from vrlvr.audit import AuditConfig, AuditedDecoder, agree, disagreement, doubtful, worst_cell
 from vrlvr.batches import videos_of
 from vrlvr.distributed import World
 from vrlvr.errors import UserError
@@ -65,6 +65,13 @@ class Run:
         verdicts = verify_many(self.puzzles, self.decoder.decode(latents, latents), SIZE)
         return self.decoder.audit(number, self.puzzles, latents, latents, verdicts)
 
+    def settled(self) -> list[bool]:
+        """Which samples are solved, the doubtful judged in full."""
+        latents = numbered(len(self.puzzles))
+        videos = self.decoder.decode(latents, latents)
+        verdicts = verify_many(self.puzzles, videos, SIZE)
+        return [verdict.solved for verdict in self.decoder.settle(self.puzzles, videos, latents, latents, verdicts)]
+
 
 def test_equal_verdicts_keep_the_small_decoder(puzzles, solved):
     run = Run(puzzles, solved, solved, share=0.25)
@@ -92,6 +99,40 @@ def test_different_verdicts_end_its_use_for_good(puzzles, solved):
     assert run.full.decoded == NUM_SAMPLES // 2 + NUM_SAMPLES  # the audit, then every sample: none is decoded twice
     assert again == scalars
     assert len(run.said) == 1
+
+
+def smeared(videos: np.ndarray, samples: list[int]) -> np.ndarray:
+    """Videos of which some have a last frame in which every cell is hard to read."""
+    result = videos.copy()
+    result[samples, -1] = result[samples, -1] // 3 + 80
+    return result
+
+
+def test_what_is_read_worst_is_judged_in_full(puzzles, solved):
+    run = Run(puzzles, smeared(solved, [2, 7]), solved, doubtful=0.1)
+    assert run.settled() == [True] * NUM_SAMPLES
+    assert run.full.decoded == 2  # 10 % of 12, rounded up
+    assert Run(puzzles, smeared(solved, [2, 7]), solved, doubtful=0.0).settled().count(False) == 2
+
+
+def test_the_full_verdict_counts_even_if_the_small_one_is_better(puzzles, solved):
+    run = Run(puzzles, solved, frozen(solved), doubtful=0.25)
+    assert run.settled().count(False) == 3
+
+
+def test_nothing_is_judged_twice_once_all_is_decoded_in_full(puzzles, solved):
+    run = Run(puzzles, frozen(solved), solved, doubtful=1.0)
+    run.decoder.trusted = False
+    assert run.settled() == [True] * NUM_SAMPLES
+    assert run.full.decoded == NUM_SAMPLES
+
+
+def test_the_worst_cell_of_any_frame_counts(puzzles, solved):
+    clean, spoiled = (worst_cell(puzzles[0], videos[0], SIZE) for videos in (solved, smeared(solved, [0])))
+    assert clean < 1
+    assert spoiled > 15
+    assert doubtful([clean, spoiled, clean], 0.1) == [1]
+    assert doubtful([clean, spoiled], 0.0) == []
 
 
 def test_a_rate_below_the_threshold_is_borne(puzzles, solved):
@@ -191,7 +232,7 @@ def test_disagreement_of_nothing_is_unknown():
 
 
 @pytest.mark.parametrize(
-    "options", [{"share": -0.1}, {"share": 2}, {"threshold": 1.5}, {"tolerance": -1}, {"window": 0}]
+    "options", [{"doubtful": 2}, {"share": -0.1}, {"share": 2}, {"threshold": 1.5}, {"tolerance": -1}, {"window": 0}]
 )
 def test_bad_options(options):
     (name,) = options

@@ -9,10 +9,9 @@ import pytest
 import reward_decoder_agreement
 import small_vae
 import torch
-from decoder_measures import Pair, settle, worst_cell
+from decoder_measures import Pair, settle
 
 from vrlvr.config import DataConfig
-from vrlvr.puzzles import generate, render
 from vrlvr.puzzles.verdict import Verdict
 
 diffusers = pytest.importorskip("diffusers")
@@ -45,11 +44,12 @@ def test_it_makes_and_measures(work: Path, monkeypatch: pytest.MonkeyPatch, caps
         "planner's videos": 4, "imperfect videos": 4, "SFT samples": 4, "RL rollouts": 4, "SFT and RL": 8, "all": 16,
     }  # fmt: skip
     assert [row["audited"] for row in result["audits"]] == [2] * 2  # 2 % of 96, rounded up
-    assert result["worst_read_in_full"]["3%"]["SFT and RL"]["samples"] == 8
+    assert result["worst_read_in_full"]["4%"]["SFT and RL"]["samples"] == 8
     cost = result["cost"]
     assert cost["small_dit_forwards_480x832x81"] < 0.012  # as tests/models/test_reward_decoder.py counts it
     assert 4 < cost["full_dit_forwards_480x832x81"] < 6.1  # design: 597 TFLOP by diffusers, less by our decoder
     assert cost["small_gflop"] < cost["full_gflop"]
+    assert cost["settled_dit_forwards_480x832x81"] < 0.3  # issue 4's goal
     assert "work" not in result["options"]  # no path of the machine
 
 
@@ -77,14 +77,6 @@ def test_the_full_decode_judges_what_is_read_worst() -> None:
     pairs = [Pair("maze", bad, good, doubt) for doubt in (3.0, 30.0, 20.0, 1.0)]
     assert [pair.small is good for pair in settle(pairs, 0.5)] == [False, True, True, False]
     assert settle(pairs, 0.0) == pairs
-
-
-def test_a_cell_of_another_colour_is_doubtful() -> None:
-    puzzle = generate("maze", DataConfig().maze, 0, "test", 0)
-    video = render(puzzle, 64, 80, 5, 1)
-    assert worst_cell(puzzle, video, (64, 80)) < 1
-    video[3, 16:32, 16:32] = video[3, 16:32, 16:32] // 2 + 64
-    assert worst_cell(puzzle, video, (64, 80)) > 5
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Advantages, rewards, and what a verifier's crash does."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,28 @@ def test_the_planners_videos_earn_everything_and_standing_still_nothing_for_solv
     assert np.mean(scalars["reward"]) == np.mean(scalars["success"]) == 0.5
     assert scalars["success_maze"] == [1.0, 0.0] * 2
     assert scalars["component_flowfree_filled"] == [1.0, 0.0] * 2
+
+
+def test_the_last_word_on_the_verdicts_is_what_is_rewarded() -> None:
+    config = tiny_config()
+    codec = tiny_codec(config)
+    prompts = tiny_prompts(config, codec, 3)
+    latents, asked = planned_latents(prompts, config, codec), list[Any]()
+
+    def settle(puzzles, videos, first, given, verdicts):
+        asked.append((puzzles, len(videos), first, given))
+        return [
+            replace(verdicts[0], solved=False, components=dict.fromkeys(verdicts[0].components, 0.0)),
+            *verdicts[1:],
+        ]
+
+    scores = score(prompts, torch.arange(3), latents, codec, reward_weights(config), settle=settle)
+    assert [verdict.solved for verdict in scores.verdicts] == [False, True, True]
+    assert scores.reward_B[0] == 0 < scores.reward_B[1]
+    ((puzzles, number, first, given),) = asked
+    assert (puzzles, number) == (list(prompts.puzzles), 3)
+    assert torch.equal(first, prompts.first_BC1HW)
+    assert given is latents
 
 
 def test_sparse_pays_for_nothing_but_success() -> None:

@@ -1,7 +1,8 @@
 """Trust in the small reward decoder, earned anew in every update.
 
-A share of each update's samples is decoded in full as well, and the two verdicts are compared. Too many that differ, and
-the rest of the run decodes in full. Rewards of one update all come from one decoder, so that no group mixes two.
+Where the two decoders' verdicts differ, the small frames mostly show a cell that is hard to read: the samples that are read
+worst are judged by the full decode. A random share of each update's samples is decoded in full as well, and the two verdicts
+are compared. Too many that differ, and the rest of the run decodes in full.
 
 Shapes: B samples of this rank, C latent channels, F/H/W latent frames/rows/columns.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 from vrlvr.distributed import World
 from vrlvr.errors import UserError
 from vrlvr.evaluation.metrics import Interval, wilson
-from vrlvr.puzzles import Puzzle, verify_many
+from vrlvr.puzzles import Puzzle, board, room_of, verify_many
 from vrlvr.puzzles.verdict import Verdict
 
 AUDIT_STREAM = 4  # keeps its choices apart from other random numbers of the same seed and step
@@ -36,19 +37,21 @@ class Decoder(Protocol):
 class AuditConfig:
     """When the small decoder is trusted.
 
+    doubtful: share of the samples, those whose worst cell is read worst, that the full decode judges; 0 is none.
     share: of every update's samples that is decoded in full too, at least one a rank; 0 audits none.
     threshold: disagreement above which the small decoder is no longer used, once the 95 % interval lies above it.
     window: audited samples, the newest, that count. tolerance: in a reward component, that still is agreement.
     Raises UserError for values outside their ranges.
     """
 
+    doubtful: float = 0.04
     share: float = 0.02
     threshold: float = 0.01
     window: int = 1000
     tolerance: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("share", "threshold", "tolerance"):
+        for name in ("doubtful", "share", "threshold", "tolerance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} of the audit must lie in [0, 1]")
         if self.window < 1:
@@ -68,6 +71,18 @@ def disagreement(outcomes: Sequence[bool]) -> tuple[float, Interval]:
         return 0.0, (0.0, 1.0)
     rate = sum(outcomes) / len(outcomes)
     return rate, wilson(rate, len(outcomes))
+
+
+def worst_cell(puzzle: Puzzle, video_TYXC: np.ndarray, size: tuple[int, int]) -> float:
+    """The largest distance, in levels, of a cell in any frame from the look that it is read as. size: see AuditedDecoder."""
+    room = room_of(puzzle)
+    start = room.states(puzzle, puzzle.solution)[0]
+    return float(board.read(video_TYXC, room.LOOKS, puzzle.rows, puzzle.cols, size, start)[1].max())
+
+
+def doubtful(worst_B: Sequence[float], share: float) -> list[int]:
+    """The samples whose worst cell is read worst: `share` of all, rounded up."""
+    return sorted(range(len(worst_B)), key=lambda i: -worst_B[i])[: math.ceil(share * len(worst_B))]
 
 
 class AuditedDecoder:
@@ -96,6 +111,30 @@ class AuditedDecoder:
         """uint8 video_BTYXC, by the decoder in use."""
         return (self.small if self.trusted else self.full).decode(first_latents_BC1HW, latents_BCFHW)
 
+    def settle(
+        self,
+        puzzles: Sequence[Puzzle],
+        videos_BTYXC: np.ndarray,
+        first_latents_BC1HW: Tensor,
+        latents_BCFHW: Tensor,
+        verdicts: Sequence[Verdict],
+    ) -> list[Verdict]:
+        """The verdicts, those of doubtful samples by the full decode. videos: what `decode` gave."""
+        settled = list(verdicts)
+        if self.trusted:
+            worst = [worst_cell(puzzle, video, self.size) for puzzle, video in zip(puzzles, videos_BTYXC, strict=True)]
+            if chosen := doubtful(worst, self.config.doubtful):
+                exact = self._in_full(chosen, puzzles, first_latents_BC1HW, latents_BCFHW)
+                for i, verdict in zip(chosen, exact, strict=True):
+                    settled[i] = verdict
+        return settled
+
+    def _in_full(
+        self, chosen: list[int], puzzles: Sequence[Puzzle], first_latents_BC1HW: Tensor, latents_BCFHW: Tensor
+    ) -> list[Verdict]:
+        videos = self.full.decode(first_latents_BC1HW[chosen], latents_BCFHW[chosen])
+        return verify_many([puzzles[i] for i in chosen], videos, self.size)
+
     def audit(
         self,
         update: int,
@@ -106,12 +145,11 @@ class AuditedDecoder:
     ) -> dict[str, float]:
         """Compares a share of the update's verdicts with those of the full decode. Every rank calls it once an update.
 
-        verdicts: of the B samples, from what `decode` gave. Returns what to log. Nothing is decoded once trust has ended.
+        verdicts: of the B samples, after `settle`. Returns what to log. Nothing is decoded once trust has ended.
         """
         if self.trusted and self.config.share > 0:
             mine = self._audited(update, len(puzzles))
-            videos = self.full.decode(first_latents_BC1HW[mine], latents_BCFHW[mine])
-            exact = verify_many([puzzles[i] for i in mine], videos, self.size)
+            exact = self._in_full(mine, puzzles, first_latents_BC1HW, latents_BCFHW)
             differ = [not agree(verdicts[i], e, self.config.tolerance) for i, e in zip(mine, exact, strict=True)]
             self._record(update, [outcome for part in self._world.gather(differ) for outcome in part])
         rate, (low, high) = disagreement(self._outcomes)

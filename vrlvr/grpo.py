@@ -76,7 +76,8 @@ def train_grpo(
     second = SecondOpinion(decoder, size, grpo.second_opinion, config.seed, world, log.say)
     if progress.second_opinion:
         second.load_state(progress.second_opinion)
-    scorer = Scorer(second, reward_weights(config), size, world.device)
+    settle = None if audited is None else audited.settle
+    scorer = Scorer(second, reward_weights(config), size, world.device, settle)
     while progress.step < grpo.updates:
         progress.step += 1
         lr = grpo.lr * cosine_decay(progress.step, grpo.updates, grpo.decay_fraction)

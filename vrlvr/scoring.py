@@ -18,6 +18,8 @@ from vrlvr.puzzles import Puzzle, verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
 
 Weights = dict[str, dict[str, float]]
+# Of puzzles, videos_BTYXC, first_latents_BC1HW, latents_BCFHW and verdicts: the verdicts that count, see AuditedDecoder.settle.
+Settle = Callable[[list[Puzzle], np.ndarray, Tensor, Tensor, list[Verdict]], list[Verdict]]
 
 _PIECE_BYTES = 2**26  # of pixels that a thread judges at a time
 _MAX_THREADS = 8  # of a process
@@ -41,17 +43,21 @@ def score(
     decoder: Decoder,
     weights: Weights,
     size: tuple[int, int] | None = None,
+    settle: Settle | None = None,
 ) -> Scores:
     """Decodes the samples and lets each puzzle's verifier judge them. A verifier's crash is raised, never a reward.
 
     puzzle_B: the place among the prompts of each sample's puzzle. size: height and width in which the boards were drawn, where
-    the decoder's videos are smaller.
+    the decoder's videos are smaller. settle: has the last word on the verdicts.
     """
     begin = time.perf_counter()
-    videos = decoder.decode(prompts.first_BC1HW[puzzle_B.to(prompts.first_BC1HW.device)], latents_BCFHW)
+    first_BC1HW = prompts.first_BC1HW[puzzle_B.to(prompts.first_BC1HW.device)]
+    videos = decoder.decode(first_BC1HW, latents_BCFHW)
     decoded = time.perf_counter()
     puzzles = [prompts.puzzles[i] for i in puzzle_B.tolist()]
     verdicts = _verify(puzzles, videos, size)
+    if settle is not None:
+        verdicts = settle(puzzles, videos, first_BC1HW, latents_BCFHW, verdicts)
     rewards = [reward(v, weights[p.task]) for p, v in zip(puzzles, verdicts, strict=True)]
     reward_B = torch.tensor(rewards, dtype=torch.float64)
     return Scores(puzzles, verdicts, reward_B, decoded - begin, time.perf_counter() - decoded)
@@ -76,9 +82,16 @@ class Scorer:
     On a GPU the decoder works on a stream of its own there.
     """
 
-    def __init__(self, decoder: Decoder, weights: Weights, size: tuple[int, int] | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        weights: Weights,
+        size: tuple[int, int] | None,
+        device: torch.device,
+        settle: Settle | None = None,
+    ) -> None:
         """See `score`."""
-        self._score = partial(score, decoder=decoder, weights=weights, size=size)
+        self._score = partial(score, decoder=decoder, weights=weights, size=size, settle=settle)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")  # one: parts share the decoder
         self._parts: list[Callable[[], Scores]] = []
