@@ -182,10 +182,10 @@ def _tell(outcomes: Sequence[Outcome], out: Path) -> None:
     rules = Counter(outcome.verdict.broken_rule for outcome in outcomes if outcome.status == "judged")
     if broken := ", ".join(f"{rule} {count}" for rule, count in rules.most_common() if rule):
         print(f"judged, and not solved: {broken}")
-    seen = {outcome.item.puzzle.task: False for outcome in outcomes}
-    seen |= {outcome.item.puzzle.task: True for outcome in outcomes if outcome.status != "missing"}
-    if absent := [task for task, any_video in seen.items() if not any_video]:
-        others = ",".join(task for task in seen if task not in absent)
+    answered = {outcome.item.puzzle.task for outcome in outcomes if outcome.status != "missing"}
+    tasks = dict.fromkeys(outcome.item.puzzle.task for outcome in outcomes)
+    if absent := [task for task in tasks if task not in answered]:
+        others = ",".join(task for task in tasks if task in answered)
         print(f"no video at all of {', '.join(absent)}, which scores 0; --tasks {others} leaves that out")
     for note in [outcome.note for outcome in outcomes if outcome.status == "undecodable"][:_LISTED]:
         print(f"  {note}")
