@@ -187,6 +187,10 @@ def test_an_evaluator_that_fails_is_one_line(behaviour, told, bench, evalkit, vi
         ([], "one of --model and --videos is needed"),
         (["--videos", "empty"], "has no video of the 6 samples; name them like Out-of-Domain_50/G-1"),
         (["--videos", "theirs", "--tasks", "G-3"], "task 'G-3' is not in"),
+        (["--videos", "theirs", "--tasks", f"{TASKS[0]},{TASKS[0]}"], "must name each task once"),
+        (["--videos", "theirs", "--num_videos", "0"], "num_videos=0 must be at least 1"),
+        (["--videos", "theirs", "--timeout_minutes", "0"], "timeout_minutes=0 must be above 0"),
+        (["--videos", "broken", "--baselines", "false"], "broken has no video that can be decoded"),
         (["--videos", "theirs", "--num_videos", "4"], "has 3 samples, 4 are asked for"),
         (["--videos", "theirs", "--bench", "empty"], "empty has no folder Out-of-Domain_50"),
         (["--videos", "theirs", "--evalkit", "empty"], "empty has no run_evaluation.py"),
@@ -198,6 +202,9 @@ def test_an_evaluator_that_fails_is_one_line(behaviour, told, bench, evalkit, vi
 def test_bad_input_is_one_line(arguments, told, bench, evalkit, videos, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    broken = tmp_path / "broken" / read_samples(bench)[0].name
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no video")
     assert run(bench, evalkit, tmp_path / "out", *arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line

@@ -79,8 +79,14 @@ def evaluate_vbvr(
         raise UserError("one of --model and --videos is needed, not both: who makes the videos?")
     if system in BASELINES:
         raise UserError(f"system={system} is the name of a baseline; choose another")
+    if timeout_minutes <= 0:
+        raise UserError(
+            f"timeout_minutes={timeout_minutes:g} must be above 0; the evaluator of the whole set takes hours"
+        )
     samples = read_samples(bench, tasks.split(",") if tasks else None, num_videos)
     evaluator = identity(evalkit)
+    if videos is not None and not any((videos / sample.name).is_file() for sample in samples):
+        raise UserError(f"{videos} has no video of the {len(samples)} samples; name them like {samples[0].name}")
     check_folder(out)
     if model is not None:
         spec = specify(
@@ -103,7 +109,7 @@ def evaluate_vbvr(
         links = out / "evaluation" / ("system" if name == system else folder.name)
         handed[name] = hand_over(folder, samples, links, foreign=videos is not None and name == system)
         if len(handed[name].absent) == len(samples):
-            raise UserError(f"{folder} has no video of the {len(samples)} samples; name them like {samples[0].name}")
+            raise UserError(f"{folder} has no video that can be decoded; make or copy them again")
         scores[name] = _evaluated(evalkit, evaluator, links, bench, samples, timeout_minutes, python)
     states = {name: statuses(samples, handed[name].absent, found) for name, found in scores.items()}
     lines = (outcome_lines(name, samples, states[name], found) for name, found in scores.items())

@@ -56,6 +56,10 @@ def read_samples(bench: Path, tasks: Sequence[str] | None = None, num_videos: in
     found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if unknown := [task for task in tasks or () if task not in found]:
         raise UserError(f"task {unknown[0]!r} is not in {root}; use names of its folders")
+    if tasks and len(set(tasks)) < len(tasks):
+        raise UserError(f"tasks {','.join(tasks)} must name each task once")
+    if num_videos is not None and num_videos < 1:
+        raise UserError(f"num_videos={num_videos} must be at least 1")
     samples = []
     for task in found if tasks is None else tasks:
         folders = sorted(path for path in (root / task).iterdir() if path.is_dir() and _NUMBER.fullmatch(path.name))
