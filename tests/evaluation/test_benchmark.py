@@ -135,6 +135,7 @@ def test_outcomes_are_written_a_line_each(data, tmp_path):
         "task": "maze",
         "status": "judged",
         "solved": False,
+        "solved_gliding": False,
         "broken_rule": "teleport",
         "frame": 3,
         "precision": 0.5,

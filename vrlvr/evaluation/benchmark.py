@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -35,13 +35,15 @@ class Item:
 class Outcome:
     """What became of one item. A missing or undecodable answer has a verdict too: not solved, precision and recall 0.
 
-    note: why it could not be decoded, or what was done to its size.
+    note: why it could not be decoded, or what was done to its size. gliding: the verdict where moves may glide, see
+    vrlvr.evaluation.gliding; None if that is the same.
     """
 
     item: Item
     status: Status
     verdict: Verdict
     note: str = ""
+    gliding: Verdict | None = None
 
 
 def read_items(data: Path, tasks: Sequence[str] | None = None, num_puzzles: int | None = None) -> list[Item]:
@@ -106,7 +108,10 @@ def puzzle_digest(tested: Iterable[Puzzle]) -> str:
 
 
 def write_outcomes(out: Path, system: str, outcomes: Sequence[Outcome]) -> list[Row]:
-    """Writes out/results.json (the rows, which it returns) and out/outcomes.jsonl (a line an answer)."""
+    """Writes out/results.json (the rows, which it returns) and out/outcomes.jsonl (a line an answer).
+
+    Where a video solves its puzzle by moves that glide, the system has a second row for each task, which allows them.
+    """
     lines = [
         json.dumps(
             {
@@ -114,6 +119,7 @@ def write_outcomes(out: Path, system: str, outcomes: Sequence[Outcome]) -> list[
                 "task": outcome.item.puzzle.task,
                 "status": outcome.status,
                 "solved": outcome.verdict.solved,
+                "solved_gliding": (outcome.gliding or outcome.verdict).solved,
                 "broken_rule": outcome.verdict.broken_rule,
                 "frame": outcome.verdict.frame,
                 "precision": outcome.verdict.precision,
@@ -127,6 +133,9 @@ def write_outcomes(out: Path, system: str, outcomes: Sequence[Outcome]) -> list[
     ]
     write_text(out / "outcomes.jsonl", "".join(f"{line}\n" for line in lines))
     rows = rows_of(system, outcomes)
+    if any(outcome.gliding is not None and outcome.gliding.solved for outcome in outcomes):
+        allowed = [replace(outcome, verdict=outcome.gliding or outcome.verdict) for outcome in outcomes]
+        rows += rows_of(f"{system} (gliding)", allowed)
     write_results(out / "results.json", rows)
     return rows
 

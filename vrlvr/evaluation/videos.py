@@ -2,7 +2,8 @@
 
 Time: every frame is judged, in its order; a state may be shown for any number of frames, so a video may have any frame rate
 and length, and nothing is resampled. One beyond the limits of `vrlvr.hostile_video` counts as undecodable.
-A disc between two cells is a cell that cannot be read: systems whose agents glide solve nothing here.
+A disc between two cells is a cell that cannot be read: systems whose agents glide solve nothing, but have a second row, in
+which they may (`vrlvr.evaluation.gliding`).
 Space: frames are brought to the size of the data set by the rule in `vrlvr.frame_fit`, which looks at frame 0 alone.
 A puzzle without a video and one whose video cannot be decoded are counted apart, and score 0.
 """
@@ -28,6 +29,7 @@ from vrlvr.archives import extracted
 from vrlvr.atomic_write import check_folder, write_text
 from vrlvr.errors import UserError
 from vrlvr.evaluation.benchmark import Item, Outcome, check_system, failed, read_items, write_outcomes
+from vrlvr.evaluation.gliding import judge_gliding
 from vrlvr.evaluation.tables import markdown, print_table, published_rows
 from vrlvr.evaluation.video_names import Found, find_videos
 from vrlvr.frame_fit import Size
@@ -134,7 +136,9 @@ def _judge(folder: Path, answer: Answer) -> Outcome:
     except Unreadable as error:
         return replace(failed(item, "undecodable"), note=f"{printable(name)} {error.cause}")
     note = "" if decoded.fit == "same size" else f"{decoded.fit} from {decoded.source[0]}x{decoded.source[1]}"
-    return Outcome(item, "judged", puzzles.verify(item.puzzle, decoded.video_TYXC), note)
+    shown = puzzles.read(item.puzzle, decoded.video_TYXC)
+    verdict, gliding = puzzles.room_of(item.puzzle).judge(item.puzzle, *shown), judge_gliding(item.puzzle, *shown)
+    return Outcome(item, "judged", verdict, note, None if gliding == verdict else gliding)
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -83,9 +83,12 @@ def verify(puzzle: Puzzle, video: NDArray[np.uint8]) -> Verdict:
     Every frame counts and between two frames at most one move is made, whatever the frame rate: a video that lost frames is
     lawful as long as each state is still shown. Colours may be off by as much as `calibrate` allows, told by frame 0.
     """
-    room = room_of(puzzle)
-    labels, rmse = board.read(video, room.LOOKS, puzzle.rows, puzzle.cols, start=_start(puzzle))
-    return room.judge(puzzle, labels, rmse)
+    return room_of(puzzle).judge(puzzle, *read(puzzle, video))
+
+
+def read(puzzle: Puzzle, video: NDArray[np.uint8]) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """The boards that video_TYXC shows: labels_TRK and rmse_TRK, see `board.read`."""
+    return board.read(video, room_of(puzzle).LOOKS, puzzle.rows, puzzle.cols, start=_start(puzzle))
 
 
 def verify_many(
