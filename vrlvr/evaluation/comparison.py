@@ -26,7 +26,8 @@ TITLE = {
 }
 VBVR_COLUMNS = dict(zip(("Avg", "Abst", "Know", "Perc", "Spat", "Trans"), ("average", *CATEGORIES), strict=True))
 READING = {
-    "main": "F1 = 2PR / (P + R) of the aggregated precision and recall; SR: solved by the rules, whatever the way.",
+    "main": "F1 = 2PR / (P + R) of the aggregated precision and recall; SR: solved by the rules, whatever the way. "
+    "A system (gliding): moves may be drawn on their way from cell to cell.",
     "vbvr": "Avg is the mean over 250 videos: 8, 5, 19, 5 and 13 tasks of 5. A frozen first frame is reported to score about "
     "36 there: read every score against that floor.",
     "llm": "The models answer in text; the same metrics as above.",
