@@ -40,7 +40,7 @@ SEED = 0
 _BATCH = 16  # videos that are encoded at once
 _IMPERFECT_STREAM = 13
 _DAMAGES = (0.0, 0.05, 0.1, 0.2, 0.4)
-_IN_FULL = (0.01, 0.02, AuditConfig.doubtful)
+_IN_FULL = (0.02, AuditConfig.doubtful, 0.08, 0.1)
 
 
 def main() -> int:

@@ -44,7 +44,7 @@ class AuditConfig:
     Raises UserError for values outside their ranges.
     """
 
-    doubtful: float = 0.04
+    doubtful: float = 0.05
     share: float = 0.02
     threshold: float = 0.01
     window: int = 1000

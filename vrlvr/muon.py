@@ -1,6 +1,6 @@
 """Muon (Jordan et al. 2024) for convolutions, which are matrices of outputs by taps, and AdamW for all other parameters.
 
-On a small network that learns pixels its error after equal steps is about half of AdamW's (RESULTS.md).
+On the reward decoder its error after 250 steps is a quarter less than AdamW's (RESULTS.md).
 """
 
 from collections.abc import Callable
