@@ -14,6 +14,7 @@ PACKAGES = [
     "vrlvr.models",
     "vrlvr.evaluation",
     "vrlvr.foreign",
+    "vrlvr.outside",
     "vrlvr.evaluation.corpus",
     "vrlvr.evaluation.providers",
     "vrlvr_kernels",

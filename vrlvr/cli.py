@@ -16,9 +16,9 @@ from vrlvr import dataset, puzzles
 from vrlvr.cli_errors import explain
 from vrlvr.errors import UserError
 from vrlvr.evaluation.videos import shown_size
-from vrlvr.hostile_video import shared_decoder
+from vrlvr.outside.hostile_video import shared_decoder
+from vrlvr.outside.sandbox import printable
 from vrlvr.puzzles.verdict import reward
-from vrlvr.sandbox import printable
 
 USAGE = """usage: vrlvr COMMAND [options]
 

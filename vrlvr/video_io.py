@@ -15,7 +15,7 @@ from PIL import Image
 
 from vrlvr.atomic_write import replacing
 from vrlvr.errors import UserError
-from vrlvr.hostile_video import shared_decoder
+from vrlvr.outside.hostile_video import shared_decoder
 
 # Constant quantiser: no rate control, and boards of flat colours stay near-lossless at about 40 KB for 81 full-size frames.
 _ENCODER = {"preset": "ultrafast", "qp": "18", "threads": "1", "g": "250"}
@@ -53,7 +53,7 @@ def write_mp4(
 
 
 def read_mp4(path: Path) -> NDArray[np.uint8]:
-    """Decodes a video into video_TYXC, in a child process with limits (see vrlvr.hostile_video).
+    """Decodes a video into video_TYXC, in a child process with limits (see vrlvr.outside.hostile_video).
 
     Raises UserError with one line if the file is missing, empty, cut off, no video, or beyond the limits.
     """

@@ -22,7 +22,7 @@ from vrlvr.evaluation.providers.system import System
 from vrlvr.evaluation.tables import print_table
 from vrlvr.evaluation.videos import judge_folder
 from vrlvr.evaluation.workers import work_through
-from vrlvr.hostile_video import Decoder
+from vrlvr.outside.hostile_video import Decoder
 
 _MODEL = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vrlvr import sandbox
 from vrlvr.atomic_write import writing
 from vrlvr.errors import UserError
 from vrlvr.evaluation.escaping import one_line
 from vrlvr.evaluation.vbvr_bench import SPLIT
+from vrlvr.outside import sandbox
 
 SCRIPT = "run_evaluation.py"
 _TAIL_BYTES = 4096

@@ -20,8 +20,8 @@ from vrlvr.evaluation.model import noise_seed
 from vrlvr.evaluation.model_spec import Spec
 from vrlvr.evaluation.vbvr_bench import BASELINES, Sample, even_size, read_image, read_prompt, resample, same_aspect
 from vrlvr.evaluation.vbvr_scores import Absent
-from vrlvr.hostile_video import shared_decoder
 from vrlvr.models.fingerprint import fingerprint
+from vrlvr.outside.hostile_video import shared_decoder
 from vrlvr.video_io import write_mp4
 
 NUM_FRAMES, FPS = 81, 16  # of the baselines; a model makes the number of its own that is nearest

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from vrlvr.errors import UserError
 from vrlvr.evaluation.benchmark import Item
+from vrlvr.outside.sandbox import printable
 from vrlvr.puzzles import ROOMS
-from vrlvr.sandbox import printable
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv")
 _SAMPLE = re.compile("(.+)_([0-9]{1,9})")

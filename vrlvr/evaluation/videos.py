@@ -1,10 +1,10 @@
 """`vrlvr eval videos`: a folder of any system's videos, judged. See `video_names` for what they are called.
 
 Time: every frame is judged, in its order; a state may be shown for any number of frames, so a video may have any frame rate
-and length, and nothing is resampled. One beyond the limits of `vrlvr.hostile_video` counts as undecodable.
+and length, and nothing is resampled. One beyond the limits of `vrlvr.outside.hostile_video` counts as undecodable.
 A disc between two cells is a cell that cannot be read: systems whose agents glide solve nothing, but have a second row, in
 which they may (`vrlvr.evaluation.gliding`).
-Space: frames are brought to the size of the data set by the rule in `vrlvr.frame_fit`, which looks at frame 0 alone.
+Space: frames are brought to the size of the data set by the rule in `vrlvr.outside.frame_fit`, which looks at frame 0 alone.
 A puzzle without a video and one whose video cannot be decoded are counted apart, and score 0.
 """
 
@@ -24,17 +24,18 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vrlvr import puzzles, sandbox
-from vrlvr.archives import extracted
+from vrlvr import puzzles
 from vrlvr.atomic_write import check_folder, write_text
 from vrlvr.errors import UserError
 from vrlvr.evaluation.benchmark import Item, Outcome, check_system, failed, read_items, write_outcomes
 from vrlvr.evaluation.gliding import judge_gliding
 from vrlvr.evaluation.tables import markdown, print_table, published_rows
 from vrlvr.evaluation.video_names import Found, find_videos
-from vrlvr.frame_fit import Size
-from vrlvr.hostile_video import Limits, Unreadable, shared_decoder
-from vrlvr.sandbox import printable
+from vrlvr.outside import sandbox
+from vrlvr.outside.archives import extracted
+from vrlvr.outside.frame_fit import Size
+from vrlvr.outside.hostile_video import Limits, Unreadable, shared_decoder
+from vrlvr.outside.sandbox import printable
 
 _LISTED = 5  # names in a warning
 _VIDEOS_A_WORKER = 16  # fewer take less time than starting another

@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vrlvr import sandbox
-from vrlvr.video_decoder import MAX_MESSAGE
+from vrlvr.outside import sandbox
+from vrlvr.outside.video_decoder import MAX_MESSAGE
 
 _START_SECONDS = 60
 

@@ -1,4 +1,4 @@
-"""The child process of `vrlvr.archives`: `python -P -m vrlvr.archive_extractor ARCHIVE FOLDER MEMBERS BYTES MEMORY`.
+"""The child process of `vrlvr.outside.archives`: `python -P -m THIS ARCHIVE FOLDER MEMBERS BYTES MEMORY`.
 
 Ends with exit code 1 and a line on stderr, words that follow the archive's name, where it is not extracted.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from vrlvr import sandbox
+from vrlvr.outside import sandbox
 
 _BLOCK = 1024 * 1024
 _MAX_DEPTH = 16

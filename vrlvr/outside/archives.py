@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from vrlvr import sandbox
 from vrlvr.errors import UserError
-from vrlvr.sandbox import printable
+from vrlvr.outside import sandbox
+from vrlvr.outside.sandbox import printable
 
 MAX_MEMBERS = 200_000
 MAX_BYTES = 64 * sandbox.GIB
@@ -45,7 +45,7 @@ def _run(archive: Path, folder: Path, max_members: int, max_bytes: int) -> None:
     what = printable(str(archive))
     try:
         result = subprocess.run(
-            sandbox.command("vrlvr.archive_extractor", *arguments),
+            sandbox.command("vrlvr.outside.archive_extractor", *arguments),
             env=sandbox.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,

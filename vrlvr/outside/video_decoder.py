@@ -1,4 +1,4 @@
-"""The child process of `vrlvr.hostile_video`: decodes videos for `python -P -m vrlvr.video_decoder SOCKET MEMORY SHARED`.
+"""The child process of `vrlvr.outside.hostile_video`: decodes videos for `python -P -m THIS SOCKET MEMORY SHARED`.
 
 SOCKET: a file descriptor. A request is a line of JSON {limits, reference: [height, width] or null} with two open files: the
 video, and the memory that takes the frames, which begins with the reference frame (uint8 RGB) if there is one. The answer
@@ -24,8 +24,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from vrlvr import frame_fit, sandbox
-from vrlvr.frame_fit import Fit
+from vrlvr.outside import frame_fit, sandbox
+from vrlvr.outside.frame_fit import Fit
 
 # Decoders by their FFmpeg names. Demuxers are chosen by the first bytes of a file; neither can open another file or address.
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vrlvr import archives
-from vrlvr.archives import extracted
 from vrlvr.errors import UserError
+from vrlvr.outside import archives
+from vrlvr.outside.archives import extracted
 
 FILES = {"maze-00000.mp4": b"one", "flowfree/00001.mp4": b"two"}
 

@@ -23,11 +23,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from vrlvr import sandbox
-from vrlvr.decoder_process import DecoderProcess, Refused
 from vrlvr.errors import UserError
-from vrlvr.frame_fit import WAYS
-from vrlvr.sandbox import printable
+from vrlvr.outside import sandbox
+from vrlvr.outside.decoder_process import DecoderProcess, Refused
+from vrlvr.outside.frame_fit import WAYS
+from vrlvr.outside.sandbox import printable
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Unreadable(UserError):
 class Decoder:
     """A child process for one video after the other. Threads may share it: they wait for each other.
 
-    command: what starts the child, `vrlvr.video_decoder` by default.
+    command: what starts the child, `vrlvr.outside.video_decoder` by default.
     """
 
     def __init__(self, limits: Limits = Limits(), command: Sequence[str] = ()) -> None:
         self.limits = limits
-        self._command = list(command) or sandbox.command("vrlvr.video_decoder")
+        self._command = list(command) or sandbox.command("vrlvr.outside.video_decoder")
         self._lock = threading.Lock()
         self._child: DecoderProcess | None = None
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vrlvr import puzzles
-from vrlvr.frame_fit import UNSEEN, WAYS, Fit, best, fits, place
+from vrlvr.outside.frame_fit import UNSEEN, WAYS, Fit, best, fits, place
 from vrlvr.puzzles import ROOMS, board
 
 TARGET = (480, 832)

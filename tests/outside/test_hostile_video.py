@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vrlvr import sandbox
 from vrlvr.errors import UserError
-from vrlvr.hostile_video import Decoder, Limits
-from vrlvr.sandbox import printable
+from vrlvr.outside import sandbox
+from vrlvr.outside.hostile_video import Decoder, Limits
+from vrlvr.outside.sandbox import printable
 from vrlvr.video_io import write_mp4
 
 SMALL = Limits(frames=50, frame_pixels=256 * 256, video_bytes=16 * 1024**2, seconds=60, cpu_seconds=20, wall_seconds=60)

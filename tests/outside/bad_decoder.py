@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vrlvr import video_decoder
+from vrlvr.outside import video_decoder
 
 
 def hang(*_):
