@@ -1,6 +1,7 @@
 """What reward_decoder_agreement.py measures of a small decoder beside the full one: verdicts, the audit, the cost."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -51,7 +52,7 @@ def judge_both(small: Decoder, full: Decoder, samples: Samples, size: Size) -> l
 
 def settle(pairs: Sequence[Pair], share: float) -> list[Pair]:
     """The same, where the full decode judges the share of samples that are read worst, see AuditedDecoder.settle."""
-    in_full = doubtful([pair.doubt for pair in pairs], share)
+    in_full = doubtful([pair.doubt for pair in pairs], math.ceil(share * len(pairs)))
     return [pair._replace(small=pair.full) if i in in_full else pair for i, pair in enumerate(pairs)]
 
 

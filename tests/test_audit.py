@@ -115,6 +115,17 @@ def test_what_is_read_worst_is_judged_in_full(puzzles, solved):
     assert Run(puzzles, smeared(solved, [2, 7]), solved, doubtful=0.0).settled().count(False) == 2
 
 
+def test_parts_of_an_update_share_what_is_rounded_up(puzzles, solved):
+    run, latents = Run(puzzles, solved, solved, doubtful=0.25), numbered(NUM_SAMPLES)
+    verdicts = verify_many(puzzles, solved, SIZE)
+    for update in range(2):
+        for i in range(NUM_SAMPLES):
+            part = slice(i, i + 1)
+            run.decoder.settle(puzzles[part], solved[part], latents[part], latents[part], verdicts[part])
+        assert run.full.decoded == (update + 1) * NUM_SAMPLES // 4 + update  # an audited one
+        run.decoder.audit(update, puzzles, latents, latents, verdicts)
+
+
 def test_the_full_verdict_counts_even_if_the_small_one_is_better(puzzles, solved):
     run = Run(puzzles, solved, frozen(solved), doubtful=0.25)
     assert run.settled().count(False) == 3
@@ -131,8 +142,8 @@ def test_the_worst_cell_of_any_frame_counts(puzzles, solved):
     clean, spoiled = (worst_cell(puzzles[0], videos[0], SIZE) for videos in (solved, smeared(solved, [0])))
     assert clean < 1
     assert spoiled > 15
-    assert doubtful([clean, spoiled, clean], 0.1) == [1]
-    assert doubtful([clean, spoiled], 0.0) == []
+    assert doubtful([clean, spoiled, clean], 1) == [1]
+    assert doubtful([clean, spoiled], 0) == []
 
 
 def test_a_rate_below_the_threshold_is_borne(puzzles, solved):

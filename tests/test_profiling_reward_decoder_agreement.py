@@ -49,7 +49,7 @@ def test_it_makes_and_measures(work: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert cost["small_dit_forwards_480x832x81"] < 0.012  # as tests/models/test_reward_decoder.py counts it
     assert 4 < cost["full_dit_forwards_480x832x81"] < 6.1  # design: 597 TFLOP by diffusers, less by our decoder
     assert cost["small_gflop"] < cost["full_gflop"]
-    assert cost["settled_dit_forwards_480x832x81"] < 0.3  # issue 4's goal
+    assert cost["settled_dit_forwards_480x832x81"] < 0.3  # the goal
     assert "work" not in result["options"]  # no path of the machine
 
 

@@ -80,9 +80,9 @@ def worst_cell(puzzle: Puzzle, video_TYXC: np.ndarray, size: tuple[int, int]) ->
     return float(board.read(video_TYXC, room.LOOKS, puzzle.rows, puzzle.cols, size, start)[1].max())
 
 
-def doubtful(worst_B: Sequence[float], share: float) -> list[int]:
-    """The samples whose worst cell is read worst: `share` of all, rounded up."""
-    return sorted(range(len(worst_B)), key=lambda i: -worst_B[i])[: math.ceil(share * len(worst_B))]
+def doubtful(worst_B: Sequence[float], number: int) -> list[int]:
+    """The `number` of samples whose worst cell is read worst."""
+    return sorted(range(len(worst_B)), key=lambda i: -worst_B[i])[:number]
 
 
 class AuditedDecoder:
@@ -106,6 +106,7 @@ class AuditedDecoder:
         self.trusted = True
         self._seed, self._world, self._say = seed, world, say
         self._outcomes: deque[bool] = deque(maxlen=config.window)
+        self._seen = self._settled = 0  # of this update's samples
 
     def decode(self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor) -> np.ndarray:
         """uint8 video_BTYXC, by the decoder in use."""
@@ -119,14 +120,22 @@ class AuditedDecoder:
         latents_BCFHW: Tensor,
         verdicts: Sequence[Verdict],
     ) -> list[Verdict]:
-        """The verdicts, those of doubtful samples by the full decode. videos: what `decode` gave."""
+        """The verdicts, those of doubtful samples by the full decode. videos: what `decode` gave.
+
+        May be called part by part: what is rounded up is the share of the update's samples so far.
+        """
         settled = list(verdicts)
-        if self.trusted:
+        if not self.trusted:
+            return settled
+        self._seen += len(puzzles)
+        number = math.ceil(self.config.doubtful * self._seen) - self._settled
+        if number:
             worst = [worst_cell(puzzle, video, self.size) for puzzle, video in zip(puzzles, videos_BTYXC, strict=True)]
-            if chosen := doubtful(worst, self.config.doubtful):
-                exact = self._in_full(chosen, puzzles, first_latents_BC1HW, latents_BCFHW)
-                for i, verdict in zip(chosen, exact, strict=True):
-                    settled[i] = verdict
+            chosen = doubtful(worst, number)
+            exact = self._in_full(chosen, puzzles, first_latents_BC1HW, latents_BCFHW)
+            for i, verdict in zip(chosen, exact, strict=True):
+                settled[i] = verdict
+            self._settled += len(chosen)
         return settled
 
     def _in_full(
@@ -152,6 +161,7 @@ class AuditedDecoder:
             exact = self._in_full(mine, puzzles, first_latents_BC1HW, latents_BCFHW)
             differ = [not agree(verdicts[i], e, self.config.tolerance) for i, e in zip(mine, exact, strict=True)]
             self._record(update, [outcome for part in self._world.gather(differ) for outcome in part])
+        self._seen = self._settled = 0
         rate, (low, high) = disagreement(self._outcomes)
         return {
             "decoder_disagreement": rate,
