@@ -19,7 +19,7 @@ from torch import Tensor
 from vrlvr.distributed import World
 from vrlvr.errors import UserError
 from vrlvr.evaluation.metrics import Interval, wilson
-from vrlvr.puzzles import Puzzle, board, room_of, verify_many
+from vrlvr.puzzles import Puzzle, read, verify_many
 from vrlvr.puzzles.verdict import Verdict
 
 AUDIT_STREAM = 4  # keeps its choices apart from other random numbers of the same seed and step
@@ -75,9 +75,7 @@ def disagreement(outcomes: Sequence[bool]) -> tuple[float, Interval]:
 
 def worst_cell(puzzle: Puzzle, video_TYXC: np.ndarray, size: tuple[int, int]) -> float:
     """The largest distance, in levels, of a cell in any frame from the look that it is read as. size: see AuditedDecoder."""
-    room = room_of(puzzle)
-    start = room.states(puzzle, puzzle.solution)[0]
-    return float(board.read(video_TYXC, room.LOOKS, puzzle.rows, puzzle.cols, size, start)[1].max())
+    return float(read(puzzle, video_TYXC, size)[1].max())
 
 
 def doubtful(worst_B: Sequence[float], number: int) -> list[int]:

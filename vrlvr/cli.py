@@ -145,7 +145,7 @@ def _verify(arguments: Sequence[str]) -> int:
         print(json.dumps(asdict(verdict) | more, sort_keys=True))
     else:
         why = f", {verdict.broken_rule} at frame {verdict.frame}" if verdict.broken_rule else ""
-        fit = "" if decoded.fit == "same size" else f" ({decoded.fit} from {decoded.source[0]}x{decoded.source[1]})"
+        fit = f" ({decoded.note})" if decoded.note else ""
         print(f"{'solved' if verdict.solved else 'not solved'}{why}; reward {dense:.3f}, F1 {verdict.f1:.3f}{fit}")
     return 0 if verdict.solved else 1
 

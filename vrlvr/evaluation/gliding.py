@@ -14,22 +14,23 @@ from vrlvr.puzzles.verdict import Verdict
 MAX_FRAMES = 30  # of a glide: a second or more at the frame rates of such systems
 
 
-def judge_gliding(puzzle: Puzzle, labels_TRK: NDArray[np.int16], rmse_TRK: NDArray[np.float32]) -> Verdict:
-    """The verdict on what `puzzles.read` gives, where frames may show a move on its way.
+def judge_gliding(
+    puzzle: Puzzle, labels_TRK: NDArray[np.int16], rmse_TRK: NDArray[np.float32], verdict: Verdict
+) -> Verdict:
+    """The verdict on what `puzzles.read` gives, where frames may show a move on its way. verdict: the strict one.
 
     They must lie between two boards that are one legal move apart, be at most MAX_FRAMES, and show in every cell that the move
     does not change what it showed before: all that a glide can hide is how the move itself was drawn.
     """
     judge = room_of(puzzle).judge
-    verdict = judge(puzzle, labels_TRK, rmse_TRK)
-    while _can_glide(verdict):
-        start = verdict.frame
+    while start := _broken_at(verdict):
         for end in range(start + 1, min(start + MAX_FRAMES + 1, len(labels_TRK))):
             if _is_on_its_way(labels_TRK, start, end):
                 held = labels_TRK.copy()
                 held[start:end] = labels_TRK[start - 1]
                 judged = judge(puzzle, held, rmse_TRK)
-                if not _can_glide(judged) or judged.frame > end:
+                broken_at = _broken_at(judged)
+                if not broken_at or broken_at > end:
                     labels_TRK, verdict = held, judged
                     break
         else:
@@ -37,9 +38,9 @@ def judge_gliding(puzzle: Puzzle, labels_TRK: NDArray[np.int16], rmse_TRK: NDArr
     return verdict
 
 
-def _can_glide(verdict: Verdict) -> bool:
-    """Whether a frame after the first broke a rule."""
-    return not verdict.solved and verdict.broken_rule != "not_solved" and bool(verdict.frame)
+def _broken_at(verdict: Verdict) -> int:
+    """The frame that breaks a rule; 0 if none after the first does."""
+    return 0 if verdict.broken_rule == "not_solved" else verdict.frame or 0
 
 
 def _is_on_its_way(labels_TRK: NDArray[np.int16], start: int, end: int) -> bool:

@@ -136,10 +136,10 @@ def _judge(folder: Path, answer: Answer) -> Outcome:
         decoded = shared_decoder().read(_inside(folder, name), first_frame)
     except Unreadable as error:
         return replace(failed(item, "undecodable"), note=f"{printable(name)} {error.cause}")
-    note = "" if decoded.fit == "same size" else f"{decoded.fit} from {decoded.source[0]}x{decoded.source[1]}"
     shown = puzzles.read(item.puzzle, decoded.video_TYXC)
-    verdict, gliding = puzzles.room_of(item.puzzle).judge(item.puzzle, *shown), judge_gliding(item.puzzle, *shown)
-    return Outcome(item, "judged", verdict, note, None if gliding == verdict else gliding)
+    verdict = puzzles.room_of(item.puzzle).judge(item.puzzle, *shown)
+    gliding = judge_gliding(item.puzzle, *shown, verdict)
+    return Outcome(item, "judged", verdict, decoded.note, None if gliding == verdict else gliding)
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -52,6 +52,11 @@ class Decoded:
     source: tuple[int, int]
     fit: str
 
+    @property
+    def note(self) -> str:
+        """What was done to its size; nothing if that was right."""
+        return "" if self.fit == "same size" else f"{self.fit} from {self.source[0]}x{self.source[1]}"
+
 
 class Unreadable(UserError):
     """A video that is not read. cause: why, in words that follow its name."""

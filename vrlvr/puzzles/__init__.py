@@ -86,9 +86,11 @@ def verify(puzzle: Puzzle, video: NDArray[np.uint8]) -> Verdict:
     return room_of(puzzle).judge(puzzle, *read(puzzle, video))
 
 
-def read(puzzle: Puzzle, video: NDArray[np.uint8]) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+def read(
+    puzzle: Puzzle, video: NDArray[np.uint8], size: tuple[int, int] | None = None
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
     """The boards that video_TYXC shows: labels_TRK and rmse_TRK, see `board.read`."""
-    return board.read(video, room_of(puzzle).LOOKS, puzzle.rows, puzzle.cols, start=_start(puzzle))
+    return board.read(video, room_of(puzzle).LOOKS, puzzle.rows, puzzle.cols, size, _start(puzzle))
 
 
 def verify_many(
