@@ -20,7 +20,13 @@ PACKAGES = [
     "vrlvr_kernels",
 ]
 
-WAN = ["diffusers>=0.38,<0.43", "ftfy>=6", "peft>=0.18,<0.22", "transformers>=4.57,<6"]
+# transformers 5.0 to 5.2 load Wan's text encoder without its embedding table (huggingface/transformers #43880).
+WAN = [
+    "diffusers>=0.38,<0.43",
+    "ftfy>=6",
+    "peft>=0.18,<0.22",
+    "transformers>=4.57,!=5.0.*,!=5.1.*,!=5.2.*,<6",
+]
 PROFILING = ["matplotlib>=3.8", "nvidia-ml-py>=12"]
 TEST = [
     "pytest>=8",

@@ -27,7 +27,7 @@ from vrlvr.video_io import read_mp4, write_mp4
 
 diffusers = pytest.importorskip("diffusers")
 
-from wan_folder import TEXT_DIM, make_wan_folder  # noqa: E402
+from wan_folder import TEXT_DIM, edit_json, make_experts_folder, make_wan_folder  # noqa: E402
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -422,9 +422,12 @@ def test_bad_arguments_get_one_line(
     assert not (tmp_path / "encoded").exists()
 
 
-def test_a_size_that_the_vae_does_not_take_is_told_at_once(model: Path, tmp_path: Path) -> None:
-    small = make_data(tmp_path / "data", height=72, num_test=0, tasks=["maze"])
-    with pytest.raises(UserError, match=r"72x64 pixels must have .* divisible by the VAE's 16; use 64x64"):
+@pytest.mark.parametrize("height", [72, 80])  # 80: the VAE would take it, the transformer's patches not
+def test_a_size_that_the_model_does_not_take_is_told_at_once(height: int, model: Path, tmp_path: Path) -> None:
+    small = make_data(tmp_path / "data", height=height, num_test=0, tasks=["maze"])
+    with pytest.raises(
+        UserError, match=rf"{height}x64 pixels must have sides divisible by 32 \(16 pixels.*; use 64x64"
+    ):
         run(small, model, tmp_path / "encoded")
     assert not (tmp_path / "encoded").exists()
 
@@ -450,6 +453,19 @@ def remove(*names: str) -> Callable[[Path], None]:
             lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"cut"),
             "vae is no readable VAE",
         ),
+        (
+            lambda folder: (folder / "text_encoder/model.safetensors").write_bytes(b"cut"),
+            "has no readable text encoder .* download the model again",
+        ),
+        (lambda folder: edit_json(folder / "text_encoder/config.json", d_ff=64), "has no readable text encoder"),
+        (lambda folder: edit_json(folder / "vae/config.json", base_dim=8), "vae is no readable VAE"),
+        (remove("model_index.json"), r"has no model_index\.json, so it is no Diffusers folder"),
+        (
+            lambda folder: edit_json(folder / "model_index.json", vae=["diffusers", "AutoencoderKLHunyuanVideo"]),
+            "component vae is AutoencoderKLHunyuanVideo, but must be AutoencoderKLWan",
+        ),
+        (lambda folder: edit_json(folder / "model_index.json", text_encoder=7), "component text_encoder is missing"),
+        (lambda folder: edit_json(folder / "model_index.json", expand_timesteps=False), "is a text-to-video model"),
     ],
 )
 def test_a_model_that_is_none_gets_one_line(
@@ -460,6 +476,12 @@ def test_a_model_that_is_none_gets_one_line(
     with pytest.raises(UserError, match=message) as error:
         run(data, broken, tmp_path / "encoded")
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_is_not_trained_is_not_encoded_for(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"takes its first frame by channel .* only TI2V models are trained"):
+        run(data, make_experts_folder(tmp_path / "a14b"), tmp_path / "encoded")
+    assert not (tmp_path / "encoded").exists()
 
 
 def small_image(folder: Path) -> None:

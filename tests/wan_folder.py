@@ -67,6 +67,7 @@ def tiny_text_encoder(vocab_size: int) -> Any:
         num_heads=2,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
+        tie_word_embeddings=False,  # as published, although the folders hold one embedding table
     )
     return transformers.UMT5EncoderModel(config).eval()
 

@@ -11,14 +11,14 @@ from vrlvr.checkpoint import read_average, read_tensors, write_folder
 from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.encoded import EncodedData
-from vrlvr.errors import UserError
 from vrlvr.memory import choose_policy
 from vrlvr.models.dit import WanConfig, WanTransformer
 from vrlvr.models.recompute import Policy as RecomputePolicy
 from vrlvr.models.reward_decoder import RewardDecoder
 from vrlvr.models.text import FrozenText, TaskEmbedding
 from vrlvr.models.tiny_codec import TinyCodec
-from vrlvr.models.wan import conditioning_of, load_transformer
+from vrlvr.models.wan import load_transformer
+from vrlvr.models.wan_check import check_trainable
 from vrlvr.models.wan_vae import WanVAECodec
 from vrlvr.policy import Policy
 from vrlvr.source import Encoded, Rendered, Source
@@ -73,10 +73,7 @@ def scratch_transformer(config: Config, latent_channels: int) -> WanConfig:
 def _pretrained_policy(config: Config, source: Encoded, device: torch.device) -> Policy:
     model = config.model
     folder, dtype, lora = Path(model.path or ""), DTYPES[model.dtype], model.lora
-    if conditioning_of(folder) != "pin":
-        raise UserError(
-            f"{folder} takes its first frame by channel (an I2V model); only TI2V models are trained, as Wan2.2-TI2V-5B"
-        )
+    check_trainable(folder)
     dit = load_transformer(folder, device, dtype, attention=model.attention)
     if lora.rank > 0:
         from vrlvr.lora import add_lora  # needs peft

@@ -36,6 +36,7 @@ from vrlvr.encoded import Index
 from vrlvr.errors import UserError
 from vrlvr.models.fingerprint import fingerprints
 from vrlvr.models.umt5 import UMT5TextEncoder
+from vrlvr.models.wan_check import check_encoders, check_sides, check_trainable
 from vrlvr.models.wan_vae import WanVAECodec
 
 _READERS = 4  # threads that read videos ahead of the encoder
@@ -96,8 +97,9 @@ def make_index(
     dtype: str,
     shard_size: int,
 ) -> Index:
-    """What the folder will hold. Raises UserError if the model's VAE does not take the data set's size."""
+    """What the folder will hold. Raises UserError for a model that is not trained, or does not take the data set's size."""
     size = read_size(data)
+    check_encoders(model)
     models = fingerprints(model)
     prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(row.prompt for row in rows))}
     in_split = dict.fromkeys(splits, 0)
@@ -186,8 +188,10 @@ def _free_memory() -> None:
 
 
 def _latent_shape(model: Path, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-    """(C, F, H, W) by the VAE's configuration alone: sizes that do not fit are told before anything is encoded."""
+    """(C, F, H, W) by the configurations alone: sizes that do not fit are told before anything is encoded."""
     from diffusers import AutoencoderKLWan  # costs seconds
+
+    transformer = check_trainable(model)
 
     try:
         config = AutoencoderKLWan.load_config(str(model / "vae"), local_files_only=True)
@@ -195,6 +199,7 @@ def _latent_shape(model: Path, num_frames: int, height: int, width: int) -> tupl
         raise UserError(f"{model / 'vae'} has no readable config.json; download the model again") from error
     with torch.device("meta"):
         codec = WanVAECodec(AutoencoderKLWan.from_config(config))
+    check_sides(transformer, codec.pixels_per_latent, height, width)
     return codec.latent_shape(num_frames, height, width)
 
 

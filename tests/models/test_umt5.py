@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from vrlvr.errors import UserError
 from vrlvr.models.umt5 import NUM_TOKENS, UMT5TextEncoder, clean
 
 diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
 
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean  # noqa: E402
 from wan_folder import TEXT_DIM, make_wan_folder  # noqa: E402
@@ -76,6 +78,22 @@ def test_a_missing_weight_is_told(folder: Path, tmp_path: Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lacks encoder\.block\.1\.layer\.0\.SelfAttention\.q\.weight; download"):
         UMT5TextEncoder.from_pretrained(broken, CPU, torch.float32)
+
+
+def test_the_embedding_table_is_there_where_transformers_leaves_it_empty(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As versions 5.0 to 5.2 do with the published folders, which hold shared.weight alone and tie_word_embeddings=false."""
+    expected = UMT5TextEncoder.from_pretrained(folder, CPU, torch.float32).encode(PROMPTS[:1], 64)
+    load = transformers.UMT5EncoderModel.from_pretrained
+
+    def untied(*arguments: Any, **options: Any) -> Any:
+        encoder, loaded = load(*arguments, **options)
+        encoder.encoder.embed_tokens = torch.nn.Embedding(*encoder.shared.weight.shape)
+        return encoder, {**loaded, "missing_keys": {"encoder.embed_tokens.weight"}}
+
+    monkeypatch.setattr(transformers.UMT5EncoderModel, "from_pretrained", untied)
+    assert torch.equal(UMT5TextEncoder.from_pretrained(folder, CPU, torch.float32).encode(PROMPTS[:1], 64), expected)
 
 
 @pytest.mark.parametrize("missing", ["tokenizer", "text_encoder", "text_encoder/model.safetensors"])

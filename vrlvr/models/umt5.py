@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from vrlvr.errors import UserError
 
 NUM_TOKENS = 512
+# The same tensor as shared.weight, the only one that the published folders hold; transformers 5.0 to 5.2 leave it empty, since
+# their config.json says tie_word_embeddings=false.
+_TIED = "encoder.embed_tokens.weight"
 
 
 def clean(prompt: str) -> str:
@@ -46,12 +50,14 @@ class UMT5TextEncoder:
             read: Any = UMT5EncoderModel.from_pretrained(
                 str(weights), dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: of shapes that differ
             reason = " ".join(str(error).split())
             raise UserError(f"{folder} has no readable text encoder ({reason}); download the model again") from error
         encoder, loaded = read
-        if loaded["missing_keys"]:  # transformers would go on with random numbers in their place
-            raise UserError(f"{weights} lacks {min(loaded['missing_keys'])}; download the model again")
+        encoder.set_input_embeddings(encoder.shared)
+        # In their place transformers would go on with random numbers.
+        if missing := set(loaded["missing_keys"]) - {_TIED}:
+            raise UserError(f"{weights} lacks {min(missing)}; download the model again")
         return cls(tokenizer, encoder.to(device))
 
     @torch.no_grad()
