@@ -274,6 +274,21 @@ def test_a_changed_bit_is_found_and_mended(name: str, made: EncodedData, data: P
     assert contents(copy) == contents(made.folder)
 
 
+def test_shards_that_changed_places_are_found_and_mended(
+    made: EncodedData, data: Path, model: Path, copy: Path
+) -> None:
+    """With their checksums, which are right but for the name."""
+    for end in (".safetensors", ".safetensors.sha256"):
+        one, other = copy / f"train-00000{end}", copy / f"train-00001{end}"
+        one.rename(copy / "x")
+        other.rename(one)
+        (copy / "x").rename(other)
+    with pytest.raises(UserError, match=r"train-00000\.safetensors is damaged"):
+        EncodedData(copy).verify()
+    run(data, model, copy).verify()
+    assert contents(copy) == contents(made.folder)
+
+
 @pytest.mark.parametrize("length", [0, 5, -8])
 def test_a_cut_shard_is_told_on_reading(length: int, copy: Path) -> None:
     shard = copy / "train-00001.safetensors"

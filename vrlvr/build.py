@@ -29,14 +29,23 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def open_source(config: Config, run_dir: Path, device: torch.device) -> Source:
     """What the stages after `data` read puzzles' tensors from. Raises UserError for one of another model or size, or none."""
-    model, data = config.model, config.data
+    model = config.model
     if model.path is None:
         return Rendered(config, load_codec(run_dir), device)
-    assert data.encoded is not None
-    encoded = EncodedData(Path(data.encoded))
-    encoded.check(Path(model.path), data.height, data.width, data.num_frames)
+    encoded = open_encoded(config)
     codec = WanVAECodec.from_pretrained(Path(model.path) / "vae", device, DTYPES[model.dtype])
     return Encoded(config, codec, device, encoded)
+
+
+def open_encoded(config: Config) -> EncodedData:
+    """What `vrlvr encode` left for a pretrained model. Raises UserError for the work of another model, or of another size."""
+    model, data = config.model, config.data
+    assert model.path is not None
+    assert data.encoded is not None
+    check_trainable(Path(model.path))
+    encoded = EncodedData(Path(data.encoded))
+    encoded.check(Path(model.path), data.height, data.width, data.num_frames)
+    return encoded
 
 
 def build_policy(config: Config, source: Source, device: torch.device) -> Policy:
@@ -73,7 +82,6 @@ def scratch_transformer(config: Config, latent_channels: int) -> WanConfig:
 def _pretrained_policy(config: Config, source: Encoded, device: torch.device) -> Policy:
     model = config.model
     folder, dtype, lora = Path(model.path or ""), DTYPES[model.dtype], model.lora
-    check_trainable(folder)
     dit = load_transformer(folder, device, dtype, attention=model.attention)
     if lora.rank > 0:
         from vrlvr.lora import add_lora  # needs peft

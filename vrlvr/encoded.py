@@ -12,11 +12,13 @@ A shard is complete once it lies there under its name, its checksum beside it.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -29,6 +31,7 @@ VERSION = 1
 INDEX = "index.json"
 PROMPTS = "prompts.safetensors"
 _OPEN_SHARDS = 4
+_THREADS = 8  # hashing leaves the interpreter's lock alone
 # What is too long to be shown in a message.
 _LONG = {
     "vae": "another VAE",
@@ -95,6 +98,20 @@ class EncodedData:
         """The instances of a task in a split, in the data set's order."""
         return self._stems.get((split, task), [])
 
+    def stems_of(self, batch: Sequence[Puzzle]) -> list[str]:
+        """Where each puzzle lies. Raises UserError for one that was not encoded."""
+        digests = [hashlib.sha256(puzzles.to_text(puzzle).encode()).hexdigest() for puzzle in batch]
+        if missing := sum(digest not in self._stem_of for digest in digests):
+            raise UserError(
+                f"{self.folder} does not hold {missing} of the run's puzzles; encode the folder of data.dir, or start the run "
+                "anew with the data set that is encoded"
+            )
+        return [self._stem_of[digest] for digest in digests]
+
+    @cached_property
+    def _stem_of(self) -> dict[str, str]:
+        return {place["puzzle"]: stem for stem, place in self.index["instances"].items()}
+
     def puzzle(self, stem: str, data: Path) -> Puzzle:
         """The puzzle of an instance, read from the data set in `data`. Raises UserError if another lies there now."""
         path = data / puzzle_path(stem)
@@ -123,10 +140,15 @@ class EncodedData:
         compare(self.folder, self.index, wanted)
 
     def verify(self) -> None:
-        """Reads everything. Raises UserError for the first shard that differs from its checksum."""
-        for name in (PROMPTS, *self.shards):
-            if not is_intact(self.folder / name):
-                raise _damaged(self.folder / name, "its checksum differs")
+        """Reads everything, and shows how far it is. Raises UserError for the first shard that differs from its checksum."""
+        names = (PROMPTS, *self.shards)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            intact = track(
+                pool.map(is_intact, [self.folder / name for name in names]), f"checking {self.folder}", len(names)
+            )
+            damaged = [name for name, good in zip(names, intact, strict=True) if not good]
+        if damaged:
+            raise _damaged(self.folder / damaged[0], "its checksum differs")
 
     def _place(self, stem: str) -> Place:
         try:
@@ -202,7 +224,7 @@ def checksum_path(shard: Path) -> Path:
 def is_intact(shard: Path) -> bool:
     """Whether a shard is there, complete, and as its checksum says. Reads it."""
     try:
-        return checksum_path(shard).read_text(encoding="utf-8").split()[:1] == [file_digest(shard)]
+        return checksum_path(shard).read_text(encoding="utf-8").split() == [file_digest(shard), shard.name]
     except (OSError, UnicodeDecodeError):
         return False
 

@@ -3,10 +3,8 @@
 Shapes: B puzzles, C/F/H/W latent channels, frames (without the first), rows, columns.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +16,6 @@ from vrlvr import puzzles
 from vrlvr.batches import Prompts, generate, videos_of
 from vrlvr.config import Config
 from vrlvr.encoded import EncodedData
-from vrlvr.errors import UserError
 from vrlvr.models.codec import Codec
 from vrlvr.puzzles import Puzzle
 
@@ -138,26 +135,12 @@ class Encoded:
     def latent_shape(self) -> tuple[int, int, int, int]:
         return self.data.latent_shape
 
-    @cached_property
-    def _stem_of(self) -> dict[str, str]:
-        return {place["puzzle"]: stem for stem, place in self.data.index["instances"].items()}
-
-    def stems(self, batch: Sequence[Puzzle]) -> list[str]:
-        """Where each puzzle lies. Raises UserError for one that was not encoded."""
-        digests = [hashlib.sha256(puzzles.to_text(p).encode()).hexdigest() for p in batch]
-        if missing := sum(digest not in self._stem_of for digest in digests):
-            raise UserError(
-                f"{self.data.folder} does not hold {missing} of the run's puzzles; encode the folder of data.dir, or start the "
-                "run anew with the data set that is encoded"
-            )
-        return [self._stem_of[digest] for digest in digests]
-
     def prompts(self, batch: Sequence[Puzzle]) -> Prompts:
-        stems = self.stems(batch)
+        stems = self.data.stems_of(batch)
         return Prompts(list(batch), self.data.first(stems).to(self.device), self.data.prompt_of(stems).to(self.device))
 
     def training_set(self, batch: Sequence[Puzzle]) -> OnDisk:
-        return OnDisk(self.data, self.stems(batch), self.device)
+        return OnDisk(self.data, self.data.stems_of(batch), self.device)
 
     def rl_puzzle(self, number: int) -> Puzzle:
         task, drawn = task_of(self.config, number)
