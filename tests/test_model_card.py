@@ -85,7 +85,7 @@ def test_it_tells_what_the_run_was(run: tuple[Path, Config]) -> None:
         "commit abc1234567",
         "- hardware: one GPU\n",
         "20 steps",
-        "FlowMatchEulerDiscreteScheduler(shift=5)",
+        "EvenEuler(shift=5)",
         "guidance_scale=1.0",
         'from_pretrained("Wan-AI/Wan2.2-TI2V-5B-Diffusers"',
         "This model is row `rl`.",

@@ -90,15 +90,24 @@ def _use(config: Config, format: str, base: str | None) -> str:
     how = _USES[format].format(base=_in_string(base or "BASE_MODEL"))
     if not how.startswith("pipeline"):
         return (
-            f"{how} Sample with the Euler sampler, {steps} steps, shift {shift:g}, cfg 1, {data.width}x{data.height}, "
-            f"{data.num_frames} frames.\n"
+            f"{how} Sample with the sampler euler, the scheduler simple, {steps} steps, shift {shift:g}, cfg 1, "
+            f"{data.width}x{data.height}, {data.num_frames} frames.\n"
         )
+    # diffusers' own grid of Euler steps ends just above 0, and then steps there: one step of the number is lost.
     return _fenced(
         f"""import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 
+
+class EvenEuler(FlowMatchEulerDiscreteScheduler):
+    # Even steps down to 0, as in training.
+
+    def set_timesteps(self, num_inference_steps, device=None):
+        super().set_timesteps(sigmas=[1 - i / num_inference_steps for i in range(num_inference_steps)], device=device)
+
+
 {how}
-pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift={shift:g})
+pipeline.scheduler = EvenEuler(shift={shift:g})
 video = pipeline(image=first_frame, prompt=prompt, height={data.height}, width={data.width},
                  num_frames={data.num_frames}, num_inference_steps={steps}, guidance_scale=1.0)""",
         "python",
