@@ -59,7 +59,8 @@ setup(
         "torch>=2.11,<2.14",
         "triton>=3.6,<3.8; platform_system == 'Linux'",
         "numpy>=1.26,<3",
-        "safetensors>=0.5",
+        # Older ones keep Python's interpreter lock while they write: for 5 GB longer than the heartbeat waits for a rank.
+        "safetensors>=0.8",
         "av>=14",
         "pillow>=10",
         "jsonargparse>=4.49,<5",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_run import tiny_codec, tiny_config, tiny_prompts
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from vrlvr import heartbeat, options
 from vrlvr.batches import Prompts
@@ -42,8 +43,16 @@ def train_runs(world: World, runs: list[list[str]]) -> None:
 
 
 def half_precision(world: World, argument: dict[str, Any]) -> None:
-    """A few steps with bfloat16 weights by each of some engines; rank 0 writes what these hold to {folder}/{name}/."""
+    """A few steps with bfloat16 weights by each of some engines; rank 0 writes what these hold to {folder}/{name}/.
+
+    And the threads that AdamW had in each step, of `cores` that this process may use.
+    """
+    if "cores" in argument:
+        os.sched_getaffinity = lambda _: set(range(argument["cores"]))
+    threads: list[int] = []
+    register_optimizer_step_pre_hook(lambda *_: threads.append(torch.get_num_threads()))
     for name, options_of_engine in argument["engines"].items():
+        threads.clear()
         config = tiny_config(*argument["options"], *options_of_engine)
         engine, losses = train_in_half(config, world, steps=argument["steps"])
         folder = Path(argument["folder"]) / name
@@ -54,6 +63,7 @@ def half_precision(world: World, argument: dict[str, Any]) -> None:
                 write_tensors(folder, kind, gathered, 10**9)
         if world.is_main:
             (folder / "losses.json").write_text(json.dumps(losses))
+            (folder / "threads.json").write_text(json.dumps([*threads, torch.get_num_threads()]))
         engine.close()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vrlvr.atomic_write import replacing_folder, write_text
+from vrlvr.atomic_write import bring_back, replacing_folder, write_text
 from vrlvr.errors import UserError
 
 
@@ -90,3 +90,12 @@ def test_what_a_crash_between_the_renames_left_is_brought_back(tmp_path: Path) -
         folder_of(path, RuntimeError(), a="2")
     assert contents(path) == {"a": "1"}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_crash_left_can_be_brought_back_before_the_next_write(tmp_path: Path) -> None:
+    folder_of(tmp_path / "lost", a="1").rename(tmp_path / ".lost.former")
+    folder_of(tmp_path / "whole", a="2")
+    folder_of(tmp_path / "other", a="old").rename(tmp_path / ".whole.former")
+    bring_back(tmp_path)
+    assert contents(tmp_path / "lost") == {"a": "1"}
+    assert contents(tmp_path / "whole") == {"a": "2"}

@@ -7,10 +7,11 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -266,6 +267,64 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert kept == {"sft-final", "grpo-2", "grpo-3"}  # another stage's are not counted
     with pytest.raises(ValueError, match="keep=0"):
         Checkpoints(tmp_path, World(), resume=True, keep=0)
+
+
+def test_folders_of_others_neither_count_nor_go(tmp_path: Path) -> None:
+    """What a user has put beside the checkpoints, or what is damaged, does not keep training from saving."""
+    checkpoints, training = Checkpoints(tmp_path, World(), resume=True, keep=1), fresh()
+    for name, manifest in (("empty", None), ("damaged", "{"), ("codec", '{"files": {}}')):
+        (checkpoints.folder / name).mkdir(parents=True)
+        if manifest:
+            (checkpoints.folder / name / "state.json").write_text(manifest)
+    for name in ("a", "b"):
+        training.train(1)
+        checkpoints.save("sft", training.state, name)
+    assert {path.name for path in checkpoints.folder.iterdir() if path.is_dir()} == {"empty", "damaged", "codec", "b"}
+
+
+def altered(key: str, value: object) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content.update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("alter", "told"),
+    [
+        (altered("files", {}), "ema.safetensors is no readable checkpoint .state.json does not list it"),
+        (altered("files", None), "state.json is no readable checkpoint"),
+        (altered("files", {"model.safetensors": None}), "state.json is no readable checkpoint"),
+        (altered("files", {"../a": {"bytes": 1, "sha256": ""}}), r"lists \.\./a, which is not of this folder"),
+        (altered("progress", []), "state.json tells no stage and step"),
+        (altered("progress", {"step": "1"}), "state.json tells no stage and step"),
+        (altered("stage", "grpo"), "is a checkpoint of another stage than sft"),
+    ],
+)
+def test_a_manifest_that_does_not_match_is_told(
+    alter: Callable[[dict[str, Any]], None], told: str, checkpoints: Checkpoints
+) -> None:
+    checkpoints.save("sft", fresh().state, "a")
+    path = checkpoints.folder / "a" / "state.json"
+    content = json.loads(path.read_text())
+    alter(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=told):
+        checkpoints.restore("sft", fresh().state)
+
+
+@pytest.mark.parametrize("content", [b"", b"gone\n", b"../checkpoints/a", b"\xff", b"a\0"])
+def test_a_pointer_to_nowhere_names_where_to_go(content: bytes, checkpoints: Checkpoints) -> None:
+    training = fresh()
+    for name in ("b", "a"):
+        training.train(1)
+        checkpoints.save("sft", training.state, name)
+    checkpoints.save("grpo", training.state, "c")
+    pointer = checkpoints.folder / "latest-sft"
+    pointer.write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        checkpoints.restore("sft", fresh().state)
+    assert str(refusal.value).endswith(f"; or write another one's name into {pointer}: b, a")
+    pointer.write_text("b")
+    assert checkpoints.restore("sft", training.state)
+    assert training.state.progress.step == 1
 
 
 def test_the_manifest_tells_sizes_and_hashes(checkpoints: Checkpoints) -> None:

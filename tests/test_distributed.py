@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 import ranks
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_run import ARGUMENTS
 from torch import nn
 
 from vrlvr import distributed
-from vrlvr.distributed import World, joined_world, pick_device
-from vrlvr.errors import UserError
+from vrlvr.distributed import World, joined_world, own_cores, pick_device
+from vrlvr.errors import LocalError, UserError
+from vrlvr.heartbeat import Heartbeat
+from vrlvr.train import main
 from vrlvr.update import puzzles_of
 
 ENTRY = Path(__file__).parents[1] / "vrlvr" / "train.py"
@@ -196,6 +199,68 @@ def test_a_chosen_gpu_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -
     assert pick_device("cuda:3") == torch.device("cuda", 3)
     assert pick_device("cpu") == torch.device("cpu")
     assert current == [torch.device("cuda", 1), torch.device("cuda", 3)]
+
+
+def test_ranks_that_torchrun_starts_again_meet_in_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --max-restarts: addresses of dead processes, and what was said of them, would end the new ones."""
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True)
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(server.port),
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    stores: list[dist.Store] = []
+    monkeypatch.setattr(
+        distributed, "Heartbeat", lambda store, *_: stores.append(store) or SimpleNamespace(end=lambda _: 0)
+    )
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, store, **__: stores.append(store))
+    for name in ("barrier", "destroy_process_group"):
+        monkeypatch.setattr(dist, name, lambda: None)
+    for attempt in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        with joined_world():
+            for store in stores[-2:]:
+                assert not store.check(["said"])
+                store.set("said", "by the first")
+    assert len(stores) == 4
+
+
+def test_what_one_rank_alone_meets_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vrlvr.heartbeat.AGREE_S", 0.3)
+    store = dist.HashStore()
+    error = UserError("its GPU is full")
+    first, second = Heartbeat(store, 0, 2), Heartbeat(store, 1, 2)
+    second.end(error)
+    assert not second.is_of_rank_0(error)
+    assert first.is_of_rank_0(error)
+    first.end(error)
+    assert second.is_of_rank_0(error)
+    assert not second.is_of_rank_0(UserError("its disk is full"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "told"), [("1", UserError, ""), ("1", LocalError, "x"), ("0", UserError, "x")]
+)
+def test_every_line_is_told_once(
+    rank: str, error: type[UserError], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise error("x")
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("vrlvr.train.joined_world", refuse)
+    assert main(ARGUMENTS) == 2
+    assert capsys.readouterr().err == (f"vrlvr: {told}\n" if told else "")
+
+
+def test_cores_are_shared_by_the_processes_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
+    for processes, cores in (("1", 9), ("4", 2), ("16", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert own_cores() == cores
 
 
 def test_more_processes_than_gpus_are_refused_in_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

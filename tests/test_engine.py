@@ -123,10 +123,15 @@ def test_half_precision_weights_with_float32_masters(tmp_path: Path) -> None:
 
 
 def test_one_process_may_offload_too(tmp_path: Path) -> None:
+    """And steps on all cores then, though torchrun gives PyTorch but one where several processes share them."""
     pytest.importorskip("deepspeed")
     names = {"plain": [], "offload": ["--engine.zero_stage", "3", "--engine.offload", "true"]}
-    on_ranks(1, "half_precision", {"steps": 2, "engines": names, "folder": str(tmp_path), "options": []})
+    on_ranks(1, "half_precision", {"steps": 2, "engines": names, "folder": str(tmp_path), "options": [], "cores": 5})
     assert_same_half(tmp_path / "offload", tmp_path / "plain")
+    *_, usual = json.loads((tmp_path / "plain" / "threads.json").read_text())
+    *within, after = json.loads((tmp_path / "offload" / "threads.json").read_text())
+    assert set(within) == {5}
+    assert after == usual < 5
 
 
 def assert_same_half(folder: Path, expected: Path) -> None:

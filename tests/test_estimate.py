@@ -1,6 +1,7 @@
 """`vrlvr estimate`: its memory against what runs really hold, its counts against those of the benchmarks, its answers."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -309,6 +310,9 @@ def test_table_and_json_of_the_tiny_default(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     for part in ("parameters", "sft step", "rollout", "update", "no measurement", "does not fit", "grpo.group_size"):
         assert part in text, text
+    assert re.search(
+        r"grpo does not fit: update needs .* GiB may be used; lower sft\.micro_batch, grpo\.micro_batch", text
+    )
     assert main(["estimate", "--json", "--processes", "2", "--grpo.group_size", "4", "--model.recompute", "full"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["processes"] == 2
@@ -316,6 +320,7 @@ def test_table_and_json_of_the_tiny_default(capsys: pytest.CaptureFixture[str]) 
     assert result["stages"]["grpo"]["work"]["seconds"] is None
     assert {row["zero_stage"] for row in result["peak_by_zero_stage"]} == {0, 1, 2, 3}
     assert [row["configured"] for row in result["peak_by_zero_stage"]].count(True) == 1
+    assert {row[f"{stage}_recompute"] for row in result["peak_by_zero_stage"] for stage in ("sft", "grpo")} == {"full"}
     assert "fits" in table(result)
 
 

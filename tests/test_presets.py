@@ -42,6 +42,10 @@ def test_presets_keep_the_papers_sizes(name: str) -> None:
     assert data.frames_per_move == dataset.frames_per_move(81)
     assert grpo.puzzles % len(data.tasks) == 0 or processes > 1  # few puzzles: as many of each task
     assert update_rows(config).samples % processes == 0
+    assert config.checkpoints_to_keep
+    saved = 3 * data.num_train / config.sft.batch_size * config.sft.save_every_epochs
+    assert saved <= 0.1 * config.sft.max_steps  # steps that a killed run loses at most
+    assert name == "sft" or grpo.save_every <= 0.1 * grpo.updates
 
 
 @pytest.mark.parametrize("name", MACHINES)

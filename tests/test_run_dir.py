@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_run import ARGUMENTS
 
+from vrlvr import options
 from vrlvr import run_dir as module
-from vrlvr.run_dir import facts
+from vrlvr.distributed import World
+from vrlvr.errors import UserError
+from vrlvr.run_dir import check_shared, facts
 from vrlvr.train import main
 
 SHORT = ["--sft.max_steps", "2", "--grpo.updates", "1", "--grpo.validate_every", "9"]
@@ -84,6 +87,28 @@ def test_options_of_stages_that_have_not_begun_may_change(copy_of: Path) -> None
     common = [*ARGUMENTS, *SHORT, "--run_dir", str(copy_of)]
     assert main([*common, "--stage", "grpo", "--grpo.lr", "0.001"]) == 0
     assert main([*common, "--stage", "grpo", "--grpo.lr", "0.002", "--resume", "auto"]) == 2
+
+
+def test_how_a_run_is_computed_may_change(copy_of: Path) -> None:
+    """What a full GPU, or another machine, asks for."""
+    common = [*ARGUMENTS, *SHORT, "--run_dir", str(copy_of), "--stage", "sft", "--resume", "auto"]
+    changed = "--sft.micro_batch 5 --model.recompute full --model.attention math --sft.save_every_epochs 0.5"
+    assert main([*common, *changed.split()]) == 0
+    kept = options.parse(["--config", str(copy_of / "config.yaml")])
+    assert (kept.sft.micro_batch, kept.model.recompute, kept.sft.save_every_epochs) == (5, "full", 0.5)
+
+
+def test_a_checkpoint_that_a_crash_left_aside_is_found(copy_of: Path) -> None:
+    """A kill between the two renames with which a checkpoint replaces one of the same name."""
+    (copy_of / "checkpoints" / "sft-final").rename(copy_of / "checkpoints" / ".sft-final.former")
+    assert main([*ARGUMENTS, *SHORT, "--run_dir", str(copy_of), "--stage", "grpo"]) == 0
+
+
+def test_a_folder_that_nodes_do_not_share(copy_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "gather", lambda self, value: [True, value, True, value])
+    check_shared(copy_of, World(1, 4))
+    with pytest.raises(UserError, match=r"run_dir=.*nowhere is not there for rank 1, 3; name a folder that all nodes"):
+        check_shared(copy_of / "nowhere", World(1, 4))
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo", "eval"])

@@ -13,16 +13,20 @@ import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors import safe_open
 from tiny_run import ARGUMENTS
 
 from vrlvr import options, train
 from vrlvr.checkpoint import Checkpoints, TrainState
+from vrlvr.config import SftConfig
 from vrlvr.distributed import World
+from vrlvr.sft import save_at_times
 from vrlvr.train import main
 
 GOLDEN = Path(__file__).parent / "assets" / "losses" / "debug.txt"
@@ -50,6 +54,7 @@ def test_a_stage_holds_nothing_of_the_one_before(tmp_path: Path, monkeypatch: py
 
     held: list[weakref.ref[Model]] = []
     gone: list[bool] = []
+    monkeypatch.setattr(train, "check_shared", lambda *_: None)  # rank 1 alone
     monkeypatch.setattr(train, "STAGES", {"sft": first, "grpo": lambda *_: gone.append(held[0]() is None)})
     arguments = [*ARGUMENTS, "--run_dir", str(tmp_path / "run")]
     gc.disable()
@@ -74,7 +79,7 @@ def test_every_promised_file_is_there(run_dir: Path) -> None:
     assert base64.b64encode((run_dir / "rollouts_after.gif").read_bytes()).decode() in page
     assert not re.search(r"(?:src|href)=[\"']https?://", page)  # one self-contained file
     checkpoints = {path.parent.name for path in run_dir.glob("checkpoints/*/model.safetensors")}
-    assert {"sft-epoch-001", "sft-epoch-005", "sft-final", "grpo-000001", "grpo-final"} <= checkpoints
+    assert {"sft-epoch-001", "sft-epoch-004", "sft-final", "grpo-000001", "grpo-final"} <= checkpoints
 
 
 def test_result_rows_have_the_published_schema(run_dir: Path) -> None:
@@ -136,6 +141,38 @@ def test_golden_losses(run_dir: Path) -> None:
         assert values == pytest.approx(wanted, rel=1e-4, abs=1e-9), line
 
 
+@pytest.mark.parametrize(
+    ("every", "names"),
+    [
+        (2, ["sft-epoch-002", "sft-epoch-004"]),
+        (0.5, ["sft-000005", "sft-epoch-001", "sft-000015", "sft-epoch-002", "sft-000025"]),
+        (0.1, [f"sft-{step:06d}" if step % 10 else f"sft-epoch-{step // 10:03d}" for step in range(1, 26)]),
+    ],
+)
+def test_sft_is_saved_every_so_many_epochs(every: float, names: list[str]) -> None:
+    """A tenth of 240 videos is a step of 24."""
+    saved: list[str] = []
+    checkpoints: Any = SimpleNamespace(save=lambda stage, state, name: saved.append(name))
+    state: Any = SimpleNamespace(progress=SimpleNamespace(step=0))
+    for state.progress.step in range(1, 26 if every < 1 else 41):
+        save_at_times(SftConfig(batch_size=24, save_every_epochs=every), 240, checkpoints, state)
+    assert saved == names
+
+
+def test_a_full_gpu_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("Out of memory.\nTried to allocate 2 GiB.")
+
+    monkeypatch.setitem(train.STAGES, "data", fill)
+    assert main([*ARGUMENTS, "--stage", "data", "--run_dir", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "vrlvr: stage data: Out of memory. Tried to allocate 2 GiB.; lower sft.micro_batch, grpo.micro_b"
+    )
+
+
 class Interrupted(Exception):
     """Stands for a killed process."""
 
@@ -165,7 +202,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert main([*arguments, "--resume", "auto"]) == 0
 
     files = sorted(path.relative_to(run_dir) for path in run_dir.glob("checkpoints/*/*"))
-    assert len(files) == 4 * 8
+    assert len(files) == 4 * 7
     for path in [*files, Path("results.json"), Path("rollouts_after.gif"), Path("puzzles/train.jsonl")]:
         assert (resumed / path).read_bytes() == (run_dir / path).read_bytes(), path
 

@@ -58,7 +58,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill, and moves it to `path` at the end, all of it on disk.
 
     A full disk leaves the former folder as it was; so does a crash, but that one between the last two renames leaves it named
-    `.{name}.former`, from which the next call brings it back. Raises UserError if the file system refuses.
+    `.{name}.former`, from which the next call, or `bring_back`, restores it. Raises UserError if the file system refuses.
     """
     partial, former = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "former"))
     with writing(path):
@@ -78,6 +78,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             _restore(path, former)
             shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def bring_back(parent: Path) -> None:
+    """Restores the folders that crashes within `replacing_folder` have left in `parent` under another name."""
+    with writing(parent):
+        for former in parent.glob(".*.former"):
+            _restore(parent / former.name[1 : -len(".former")], former)
 
 
 def _restore(path: Path, former: Path) -> None:

@@ -5,6 +5,7 @@ whole state: there is no generator state to restore. Tensors are named by parame
 so a run may go on with another engine and another number of processes.
 """
 
+import contextlib
 import dataclasses
 import shutil
 from collections import deque
@@ -22,7 +23,15 @@ from vrlvr.ema import Ema
 from vrlvr.engine import Engine
 from vrlvr.errors import UserError
 from vrlvr.policy import Policy
-from vrlvr.tensor_files import MAX_SHARD_BYTES, TensorFiles, read_manifest, verify, write_manifest, write_tensors
+from vrlvr.tensor_files import (
+    MANIFEST,
+    MAX_SHARD_BYTES,
+    TensorFiles,
+    read_manifest,
+    verify,
+    write_manifest,
+    write_tensors,
+)
 
 NamedTensors = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 
@@ -80,32 +89,56 @@ class Checkpoints:
         self.world.on_main(write)
 
     def _remove_old(self, stage: str, newest: str) -> None:
+        """Only what is a whole checkpoint of the stage counts, and goes: other folders are the user's."""
         if self.keep is None:
             return
-        found = {}
-        for folder in self.folder.iterdir():
-            if folder.is_dir() and not folder.name.startswith(".") and folder.name != newest:
-                content = read_manifest(folder)
-                if content["stage"] == stage:
-                    found[folder] = content["progress"]["step"]
-        for folder in sorted(found, key=found.__getitem__)[: max(0, len(found) - self.keep + 1)]:
-            shutil.rmtree(folder)
+        steps = self._steps(stage)
+        steps.pop(newest, None)
+        for name in sorted(steps, key=steps.__getitem__)[: max(0, len(steps) - self.keep + 1)]:
+            shutil.rmtree(self.folder / name)
+
+    def _steps(self, stage: str) -> dict[str, int]:
+        """The checkpoints of a stage that are there, by name, with their steps. Damaged ones are left out."""
+        steps = {}
+        for path in self.folder.glob(f"[!.]*/{MANIFEST}"):
+            with contextlib.suppress(UserError):
+                of, progress = _read_state(path.parent)
+                if of == stage:
+                    steps[path.parent.name] = progress["step"]
+        return steps
 
     def restore(self, stage: str, state: TrainState) -> bool:
         """Loads the stage's newest checkpoint into state if this run resumes and there is one.
 
-        Raises UserError that names the file if one is missing or not as it was saved.
+        Raises UserError that names the file if one is missing or not as it was saved, and the checkpoints to go back to.
         """
         if not self.resume or not self._pointer(stage).exists():
             return False
-        folder = self.folder / self._pointer(stage).read_text(encoding="utf-8").strip()
-        self.world.on_main(lambda: verify(folder))
+        folder = self.world.on_main(lambda: self._newest(stage))
         state.engine.load(TensorFiles(folder, "model"), TensorFiles(folder, "optimizer"))
         if state.ema.decay > 0:
             state.ema.model.load_state_dict(TensorFiles(folder, "ema"))
-        for key, value in read_manifest(folder)["progress"].items():
+        for key, value in _read_state(folder)[1].items():
             setattr(state.progress, key, value)
         return True
+
+    def _newest(self, stage: str) -> Path:
+        """The checkpoint that the stage's pointer names, compared with its manifest."""
+        pointer = self._pointer(stage)
+        name = pointer.read_bytes().decode(errors="replace").strip()
+        try:
+            if not name or Path(name).name != name:
+                raise UserError(f"{pointer} holds {name!r}, which names no checkpoint")
+            verify(self.folder / name)
+            if _read_state(self.folder / name)[0] != stage:
+                raise UserError(f"{self.folder / name} is a checkpoint of another stage than {stage}")
+        except UserError as error:
+            steps = self._steps(stage)
+            others = ", ".join(n for n in sorted(steps, key=steps.__getitem__) if n != name)
+            raise UserError(
+                f"{error}; or write another one's name into {pointer}: {others}" if others else str(error)
+            ) from error
+        return self.folder / name
 
     def _pointer(self, stage: str) -> Path:
         return self.folder / f"latest-{stage}"
@@ -143,6 +176,15 @@ def read_average(folder: Path) -> dict[str, Tensor]:
     """A checkpoint's policy to use: its moving average, or its weights if it has none. Raises as `read_tensors`."""
     averaged = any(file.startswith(("ema.", "ema-")) for file in read_manifest(folder)["files"])
     return read_tensors(folder, "ema" if averaged else "model")
+
+
+def _read_state(folder: Path) -> tuple[str, dict[str, Any]]:
+    """A checkpoint's stage and progress. Raises UserError if its manifest is damaged."""
+    content = read_manifest(folder)
+    stage, progress = content.get("stage"), content.get("progress")
+    if not (isinstance(stage, str) and isinstance(progress, dict) and isinstance(progress.get("step"), int)):
+        raise UserError(f"{folder / MANIFEST} tells no stage and step; use a checkpoint that training wrote")
+    return stage, progress
 
 
 def _walk_through(iterables: Iterable[Iterable[Any]]) -> None:

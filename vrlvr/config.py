@@ -105,6 +105,7 @@ class SftConfig:
     it, cooldown_steps more are taken with the learning rate falling to 0. An epoch is one pass over the training videos.
     adaptive_mix draws tasks in proportion to (1.05 - their validation success)^2 instead of evenly.
     micro_batch: videos of one forward and backward pass; none: all of a process's share of the batch.
+    save_every_epochs: whole or part of one. What a killed run has done since is lost.
     """
 
     batch_size: int = 64
@@ -118,7 +119,7 @@ class SftConfig:
     validate_every: int = 50
     adaptive_mix: bool = True
     ema_decay: float = 0.99
-    save_every_epochs: int = 5
+    save_every_epochs: float = 5
     grad_clip: float = 1.0
 
 
@@ -293,7 +294,6 @@ def check(config: Config, world_size: int = 1) -> None:
         ("sft.micro_batch", 1 if config.sft.micro_batch is None else config.sft.micro_batch, 1),
         ("sft.max_steps", config.sft.max_steps, 1),
         ("sft.validate_every", config.sft.validate_every, 1),
-        ("sft.save_every_epochs", config.sft.save_every_epochs, 1),
         ("grpo.updates", grpo.updates, 1),
         ("grpo.inner_epochs", grpo.inner_epochs, 1),
         ("grpo.micro_batch", grpo.micro_batch, 1),
@@ -306,6 +306,8 @@ def check(config: Config, world_size: int = 1) -> None:
     ):
         if value < least:
             raise UserError(f"{name}={value} must be at least {least}; raise it")
+    if not config.sft.save_every_epochs > 0:
+        raise UserError(f"sft.save_every_epochs={config.sft.save_every_epochs:g} must be above 0; use 0.5, or so")
     if not 0 < grpo.keep_fraction <= 1:
         raise UserError(f"grpo.keep_fraction={grpo.keep_fraction} must lie in (0, 1]; use 1 to keep every sample")
 

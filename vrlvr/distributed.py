@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vrlvr.errors import UserError
+from vrlvr.errors import LocalError, UserError
 from vrlvr.heartbeat import Heartbeat
 
 Result = TypeVar("Result")
@@ -89,10 +89,16 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
+def own_cores() -> int:
+    """This process's part of the machine's cores, or of those that it may use where the system tells; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def pick_device(name: str) -> torch.device:
     """The device of that name, a GPU as the current one; `auto` is this process's GPU if there is one.
 
-    Raises UserError if it cannot be used.
+    Raises LocalError if it cannot be used.
     """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -100,7 +106,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.zeros((), device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"device={name} cannot be used ({reason}); use auto, cpu or a GPU that is there") from error
+        raise LocalError(f"device={name} cannot be used ({reason}); use auto, cpu or a GPU that is there") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)  # else Triton, and streams, would be those of the first GPU
     return device
@@ -110,7 +116,8 @@ def pick_device(name: str) -> torch.device:
 def joined_world() -> Iterator[World]:
     """The world of torchrun's processes (nccl on GPUs, gloo on CPUs), or of one.
 
-    If a process dies, the others end within 30 s and name it. Raises UserError, in all of them, if they outnumber the GPUs.
+    If a process dies, the others end within 30 s and name it. Raises UserError, in all of them, if they outnumber the GPUs, and
+    LocalError in place of a UserError that rank 0 does not have.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
@@ -121,17 +128,28 @@ def joined_world() -> Iterator[World]:
         yield World(rank, size, device)
         return
     # An hour: while rank 0 writes a checkpoint the others wait in a collective; those that died are found by the heartbeat.
+    timeout = timedelta(hours=1)
+    # Where torchrun starts the ranks again (--max-restarts), the addresses and last words of the former ones still lie there.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, size = next(dist.rendezvous("env://", rank, size))
+    store.set_timeout(timeout)
     # No device_id, which binds and splits communicators: with it others saw DeepSpeed hang (its pull request 7266).
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(attempt, store), rank=rank, world_size=size, timeout=timeout
+    )
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # A connection of its own: the process group's may be waiting for something.
-    store = dist.PrefixStore("heartbeat", dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10)))
+    own = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
+    store = dist.PrefixStore(f"heartbeat/{attempt}", own)
     heartbeat = Heartbeat(store, rank, size)
     try:
         yield World(rank, size, device)
         dist.barrier()  # none takes the store away from others that still watch
     except BaseException as error:
         heartbeat.end(error)
+        if isinstance(error, UserError) and not heartbeat.is_of_rank_0(error):
+            raise LocalError(f"rank {rank} of {size}: {error}") from error
         raise
     heartbeat.end(None)
     dist.destroy_process_group()

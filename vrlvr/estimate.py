@@ -16,7 +16,7 @@ from typing import Any, Literal
 from vrlvr import options
 from vrlvr.config import Config, check
 from vrlvr.errors import UserError
-from vrlvr.footprint import MARGIN, PARTS, Stage, fits, footprints, least_recompute, zero_stage
+from vrlvr.footprint import MARGIN, PARTS, Stage, fits, footprints, least_recompute, refusal, zero_stage
 from vrlvr.memory import GIB
 from vrlvr.meter import Meter
 from vrlvr.models.dit import WanConfig
@@ -86,6 +86,7 @@ def estimate(
             "recompute": recompute,
             "phases": [asdict(phase) | {"total": phase.total} for phase in phases],
             "fits": fits(phases, gpu_bytes),
+            "refusal": None if fits(phases, gpu_bytes) else refusal(phases, gpu_bytes),
             "work": work(config, sizes, stage, recompute, processes, measurement),
         }
     return {
@@ -110,7 +111,8 @@ def estimate(
 
 
 def by_zero_stage(config: Config, meter: Meter, processes: int, gpu_bytes: float) -> list[dict[str, Any]]:
-    """The largest phases of a process, in bytes, for every engine that this many processes could use with this model."""
+    """The largest phases of a process, in bytes, for every engine that this many processes could use with this model, each with
+    the least recomputation that it allows: one that leaves more room may fill more."""
     rows = []
     every_stage: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
     for stage, offload in product(every_stage, (False, True)):
@@ -122,7 +124,7 @@ def by_zero_stage(config: Config, meter: Meter, processes: int, gpu_bytes: float
         row: dict[str, Any] = {"zero_stage": stage, "offload": offload}
         row["configured"] = stage == zero_stage(config, processes) and offload == (config.engine.offload and stage > 0)
         for name in STAGES:
-            _, phases = least_recompute(other, meter, processes, name, gpu_bytes)
+            row[f"{name}_recompute"], phases = least_recompute(other, meter, processes, name, gpu_bytes)
             row[name] = max(phase.total for phase in phases)
         rows.append(row)
     return rows
@@ -256,10 +258,10 @@ def table(result: dict[str, Any]) -> str:
             cells = " ".join(f"{_gib(phase[name]):>11}" for name in (*PARTS, "total"))
             over = "" if phase["total"] <= usable * GIB else "  does not fit"
             lines.append(f"{phase['phase']:<30}{phase['rows']:>6} {cells}{over}")
-    lines += ["", f"{'peak GiB by engine':<36}{'sft':>8} {'grpo':>8}"]
+    lines += ["", f"{'peak GiB by engine, and recompute':<36}{'sft':>18} {'grpo':>18}"]
     for row in result["peak_by_zero_stage"]:
         name = f"ZeRO stage {row['zero_stage']}" if row["zero_stage"] else "plain"
-        peaks = " ".join(f"{_gib(row[stage]):>8}" for stage in STAGES)
+        peaks = " ".join(f"{_gib(row[stage]):>8} {row[f'{stage}_recompute']:>9}" for stage in STAGES)
         mark = "  (this run)" if row["configured"] else ""
         lines.append(f"{name + (', optimizer on the CPU' if row['offload'] else ''):<36}{peaks}{mark}")
     big = result["largest"]
@@ -283,8 +285,9 @@ def table(result: dict[str, Any]) -> str:
         )
     else:
         lines.append("seconds: no measurement of this transformer on a GPU is at hand (profiling/mfu.py makes one)")
-    verdicts = {name: stage["fits"] for name, stage in result["stages"].items()}
-    lines += ["", ", ".join(f"{name} {'fits' if good else 'does not fit'}" for name, good in verdicts.items())]
+    lines.append("")
+    for name, stage in result["stages"].items():
+        lines.append(f"{name} fits" if stage["fits"] else f"{name} does not fit: {stage['refusal']}")
     return "\n".join(lines)
 
 

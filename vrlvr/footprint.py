@@ -6,6 +6,7 @@ Counted is what PyTorch allocates (see `vrlvr.memory`). Which tensors live in a 
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -23,6 +24,10 @@ from vrlvr.workload import rollout_steps, sizes_in_use, update_rows
 
 MARGIN = 0.1  # of a GPU's memory: the CUDA context, libraries' workspaces, what the allocator loses; as `choose_policy` leaves
 FLOAT32 = 4  # bytes
+TURN_DOWN = (
+    "lower sft.micro_batch, grpo.micro_batch, eval.batch_size, or grpo.puzzles, use smaller videos, LoRA, ZeRO or a larger GPU "
+    "(see `vrlvr estimate`)"
+)
 
 Stage = Literal["sft", "grpo"]
 
@@ -107,9 +112,17 @@ def refusal(phases: list[Footprint], gpu_bytes: float) -> str:
     parts = ", ".join(f"{name} {getattr(most, name) / GIB:.1f}" for name in PARTS)
     return (
         f"{most.phase} needs {most.total / GIB:.1f} GiB ({parts}) but {(1 - MARGIN) * gpu_bytes / GIB:.1f} GiB may be used; "
-        "lower sft.batch_size, grpo.micro_batch or eval.batch_size, use smaller videos, LoRA, ZeRO or a larger GPU (see "
-        "`vrlvr estimate`)"
+        f"{TURN_DOWN}"
     )
+
+
+@contextmanager
+def told_if_memory_is_full(stage: str) -> Iterator[None]:
+    """A GPU's refusal in one line, for where the estimate was too low or others use the GPU too."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"stage {stage}: {' '.join(str(error).split())}; {TURN_DOWN}") from error
 
 
 class _Run:

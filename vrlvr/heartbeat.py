@@ -19,6 +19,7 @@ from vrlvr.errors import UserError
 INTERVAL_S = 1.0
 SILENCE_S = 15.0  # of a rank that has said nothing
 GRACE_S = 8.0  # after a rank has failed, for the others to end by themselves; and after the store is lost
+AGREE_S = 2.0  # in which rank 0 finds the same bad input, if it is everyone's
 LINGER_S = 4.0  # in which the rank that keeps the store waits to end, for the others to read what it found
 _VERDICT = "verdict"
 
@@ -42,10 +43,20 @@ class Heartbeat:
             self._thread.join(SILENCE_S + GRACE_S)
         self._ended.set()
         self._thread.join()
-        try:
-            self._store.set(str(self._rank), "done" if error is None else f"failed: {type(error).__name__}: {error}")
-        except RuntimeError:  # whoever keeps the store has ended before us
-            return
+        with contextlib.suppress(RuntimeError):  # whoever keeps the store has ended before us
+            self._store.set(str(self._rank), "done" if error is None else _failure(error))
+
+    def is_of_rank_0(self, error: BaseException) -> bool:
+        """Whether rank 0 ends with the same, for which it is given a moment."""
+        deadline = time.monotonic() + AGREE_S
+        while self._rank and time.monotonic() < deadline:
+            try:
+                if self._store.get("0").decode() == _failure(error):
+                    return True
+            except RuntimeError:  # it has ended
+                return True
+            time.sleep(0.1)
+        return self._rank == 0
 
     def _watch(self) -> None:
         suspects: dict[str, float] = {}  # since when
@@ -89,6 +100,10 @@ class Heartbeat:
                 yield f"rank {rank} of {self._size} {_line(value)}", GRACE_S
             elif value != "done" and now - values[rank][1] >= SILENCE_S:
                 yield f"rank {rank} of {self._size} has been silent for {SILENCE_S:.0f} s: it was killed, or hangs", 0.0
+
+
+def _failure(error: BaseException) -> str:
+    return f"failed: {type(error).__name__}: {error}"
 
 
 def _is_of_a_collective(error: BaseException) -> bool:

@@ -16,13 +16,16 @@ import torch
 import yaml
 
 from vrlvr import __version__, options
-from vrlvr.atomic_write import writing
+from vrlvr.atomic_write import bring_back, writing
 from vrlvr.config import Config
+from vrlvr.distributed import World
 from vrlvr.errors import UserError
 from vrlvr.verifier_version import verifier_version
 
-# Options that may differ between the sessions of one run.
+# Options, and sections of them, that may differ between the sessions of one run: how it is computed and kept, not what.
 _FREE = {"stage", "resume", "run_dir", "init_from", "eval", "engine", "checkpoints_to_keep"}
+_FREE |= {"model.attention", "model.recompute", "sft.micro_batch", "grpo.micro_batch", "grpo.rollout_puzzles"}
+_FREE |= {"sft.save_every_epochs", "grpo.save_every"}
 
 
 def open_run(config: Config) -> str | None:
@@ -41,6 +44,7 @@ def open_run(config: Config) -> str | None:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run_dir={run_dir} cannot be used ({error}); choose another one") from error
+    bring_back(run_dir / "checkpoints")
     if (run_dir / "config.yaml").exists():
         _check_drift(config, run_dir)
     if config.resume == "never" and (run_dir / "checkpoints" / f"latest-{config.stage}").exists():
@@ -52,6 +56,16 @@ def open_run(config: Config) -> str | None:
         _adopt(config, Path(config.init_from), run_dir)
     options.save(config, run_dir / "config.yaml")
     return said
+
+
+def check_shared(run_dir: Path, world: World) -> None:
+    """Raises UserError, on all ranks, if some do not see the folder that `open_run` has prepared."""
+    seen = world.gather((run_dir / "config.yaml").exists())
+    if blind := [str(rank) for rank, sees in enumerate(seen) if not sees]:
+        raise UserError(
+            f"run_dir={run_dir} is not there for rank {', '.join(blind)}; name a folder that all nodes share, the same from "
+            "every working directory"
+        )
 
 
 def _adopt(config: Config, source: Path, run_dir: Path) -> None:
@@ -89,12 +103,7 @@ def _check_drift(config: Config, run_dir: Path) -> None:
         if not (run_dir / "checkpoints" / f"latest-{stage}").exists():
             former.pop(stage, None)
     new = options.plain(asdict(config))
-    drift = [
-        d
-        for section in former
-        if section not in _FREE
-        for d in _differences(former[section], new.get(section), section)
-    ]
+    drift = [d for section in former for d in _differences(former[section], new.get(section), section)]
     if drift:
         raise UserError(
             f"{run_dir} was trained with other options: {'; '.join(drift)}; use these, or another --run_dir"
@@ -102,6 +111,8 @@ def _check_drift(config: Config, run_dir: Path) -> None:
 
 
 def _differences(former: Any, new: Any, name: str) -> Iterator[str]:
+    if name in _FREE:
+        return
     if isinstance(former, dict) and isinstance(new, dict):
         for key in sorted(former.keys() | new.keys()):
             yield from _differences(former.get(key), new.get(key), f"{name}.{key}")

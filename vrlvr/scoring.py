@@ -1,6 +1,5 @@
 """From rollouts to rewards and advantages."""
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from vrlvr.audit import Decoder
 from vrlvr.batches import Prompts
+from vrlvr.distributed import own_cores
 from vrlvr.puzzles import Puzzle, verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
 
@@ -66,13 +66,12 @@ def score(
 def _verify(puzzles: list[Puzzle], videos_BTYXC: np.ndarray, size: tuple[int, int] | None) -> list[Verdict]:
     """`verify_many` on threads, where there are pixels enough for more than one: numpy lets go of the interpreter meanwhile."""
     piece = max(1, _PIECE_BYTES // videos_BTYXC[0].nbytes)
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     def judged(start: int) -> list[Verdict]:
         return verify_many(puzzles[start : start + piece], videos_BTYXC[start : start + piece], size)
 
     starts = range(0, len(puzzles), piece)
-    with ThreadPoolExecutor(max(1, min(_MAX_THREADS, cores, len(starts)))) as threads:
+    with ThreadPoolExecutor(max(1, min(_MAX_THREADS, own_cores(), len(starts)))) as threads:
         return [verdict for part in threads.map(judged, starts) for verdict in part]
 
 

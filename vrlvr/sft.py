@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vrlvr.checkpoint import Checkpoints, TrainState
-from vrlvr.config import Config
+from vrlvr.config import Config, SftConfig
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
 from vrlvr.engine import make_engine
@@ -79,12 +79,20 @@ def train_sft(
             if sft.stop_success is not None and progress.stop_at is None and mean >= sft.stop_success:
                 progress.stop_at = min(sft.max_steps, progress.step + sft.cooldown_steps)
         log.log("sft", progress.step, progress.stop_at or sft.max_steps, **scalars)
-        epoch, before = (n * sft.batch_size // epoch_size for n in (progress.step, progress.step - 1))
-        if epoch > before and epoch % sft.save_every_epochs == 0:
-            checkpoints.save("sft", state, name=f"sft-epoch-{epoch:03d}")
+        if progress.step < (progress.stop_at or sft.max_steps):
+            save_at_times(sft, epoch_size, checkpoints, state)
     checkpoints.save("sft", state, name="sft-final")
     engine.close()
     return ema.model
+
+
+def save_at_times(sft: SftConfig, epoch_size: int, checkpoints: Checkpoints, state: TrainState) -> None:
+    """Saves if this step has completed another save_every_epochs."""
+    step, size = state.progress.step, sft.save_every_epochs * epoch_size
+    saves, before = (int(n * sft.batch_size / size) for n in (step, step - 1))
+    if saves > before:
+        epoch = saves * sft.save_every_epochs
+        checkpoints.save("sft", state, f"sft-epoch-{epoch:03.0f}" if epoch == int(epoch) else f"sft-{step:06d}")
 
 
 def _lr_factor(progress: Progress, config: Config) -> float:

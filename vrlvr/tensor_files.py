@@ -72,20 +72,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        dict(content["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no readable checkpoint ({error!r}); use a run whose stage is complete, or begin anew"
-        ) from error
+        listed = [(name, int(facts["bytes"]), str(facts["sha256"])) for name, facts in content["files"].items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(path, repr(error)) from error
+    if elsewhere := [name for name, _, _ in listed if Path(name).name != name]:
+        raise _unreadable(path, f"it lists {elsewhere[0]}, which is not of this folder")
     return content
 
 
 def verify(folder: Path, names: Iterable[str] | None = None) -> None:
     """Compares the files of these sets of tensors, or all files, with the manifest.
 
-    Raises UserError that names the first one that is missing, truncated or altered.
+    Raises UserError that names the first one that is missing, truncated, altered or not in the manifest.
     """
     listed = read_manifest(folder)["files"]
+    for path in sorted(folder.glob("*.safetensors*")):
+        if path.name not in listed:
+            raise _unreadable(path, f"{MANIFEST} does not list it")
     if names is not None:
         wanted = tuple(names)
         listed = {

@@ -15,18 +15,19 @@ from pathlib import Path
 from vrlvr import options
 from vrlvr.atomic_write import write_text
 from vrlvr.batches import generate_all, read_split, videos_of
-from vrlvr.build import build_policy, load_policy, open_source, save_codec
+from vrlvr.build import build_policy, load_policy, open_encoded, open_source, save_codec
 from vrlvr.checkpoint import Checkpoints
 from vrlvr.config import Config, check
 from vrlvr.distributed import World, joined_world
 from vrlvr.ema import frozen_copy
-from vrlvr.errors import UserError
+from vrlvr.errors import LocalError, UserError
 from vrlvr.evaluation.report import write_report, write_results_md
 from vrlvr.evaluation.run import evaluate_systems
 from vrlvr.evaluation.tables import print_table, read_gains, read_results
+from vrlvr.footprint import told_if_memory_is_full
 from vrlvr.grpo import train_grpo
 from vrlvr.models.tiny_codec import TinyCodec
-from vrlvr.run_dir import facts, open_run
+from vrlvr.run_dir import check_shared, facts, open_run
 from vrlvr.run_log import RunLog
 from vrlvr.sft import train_sft
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with joined_world() as world:
             train(config, world, arguments)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, LocalError):
             print(f"vrlvr: {error}", file=sys.stderr)
         return 2
     return 0
@@ -52,12 +53,14 @@ def train(config: Config, world: World, arguments: list[str]) -> None:
     """All stages in their order, each from what the one before left in run_dir."""
     begin, run_dir = time.perf_counter(), Path(config.run_dir)
     said = world.on_main(lambda: open_run(config))
+    check_shared(run_dir, world)
     with RunLog(run_dir, enabled=world.is_main) as log:
         if said:
             log.say(said)
         for stage in STAGES:
             if config.stage in (stage, "all"):
-                STAGES[stage](config, world, log, run_dir)
+                with told_if_memory_is_full(stage):
+                    STAGES[stage](config, world, log, run_dir)
                 gc.collect()  # PyTorch's first step leaves cycles that hold the stage's model and optimizer
         if config.stage in ("eval", "all") and world.is_main:
             run_facts = facts(config, ["vrlvr", "train", *arguments], world.size) | {
@@ -78,16 +81,22 @@ def train(config: Config, world: World, arguments: list[str]) -> None:
 def make_data(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
     """Draws the puzzles of SFT, validation and test, and fits the codec to the first. RL draws its own as it goes.
 
-    Raises UserError if no puzzle of the configured difficulty is found, or one does not fit the video.
+    Raises UserError if no puzzle of the configured difficulty is found, or one does not fit the video; and for a pretrained
+    model unless all of them are encoded by it, undamaged, before it is trained for days.
     """
     if (
         config.resume == "auto"
         and (run_dir / ("codec" if config.model.path is None else "puzzles/train.jsonl")).exists()
     ):
         return
+    encoded = open_encoded(config) if config.model.path else None
+    if encoded is not None:
+        world.on_main(encoded.verify)
     sizes = {"test": config.data.num_test, "val": config.data.num_val, "train": config.data.num_train}
     for i, (split, number) in enumerate(sizes.items(), start=1):
         split_puzzles = generate_all(config, world, split, number)
+        if encoded is not None:
+            encoded.stems_of([puzzle for batch in split_puzzles.values() for puzzle in batch])
         if world.is_main:
             lines = [json.dumps(p.to_json(), sort_keys=True) for batch in split_puzzles.values() for p in batch]
             write_text(run_dir / "puzzles" / f"{split}.jsonl", "\n".join(lines) + "\n")

@@ -25,7 +25,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vrlvr.distributed import World
+from vrlvr.distributed import World, own_cores
 from vrlvr.engine import NamedTensors
 from vrlvr.models.dit import Block
 from vrlvr.optim import BETAS, NOT_FINITE, set_lr
@@ -82,7 +82,7 @@ class ZeroEngine:
         self, policy: Policy, world: World, stage: int, offload: bool, weight_decay: float, max_grad_norm: float
     ) -> None:
         self.spreads_weights = stage == 3
-        self._policy, self._world = policy, world
+        self._policy, self._world, self._offload = policy, world, offload
         policy.capturable = not self.spreads_weights
         self._trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         self._dtypes = {p: p.dtype for p in policy.parameters()}
@@ -136,7 +136,8 @@ class ZeroEngine:
 
     def step(self, lr: float) -> float:
         set_lr(self._adamw, lr)
-        self._engine.step()
+        with _all_cores() if self._offload else nullcontext():
+            self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if self._zero.overflow or not torch.isfinite(torch.tensor(norm)):
             raise FloatingPointError(f"the gradient norm is {norm}: {NOT_FINITE}")
@@ -290,6 +291,17 @@ class ZeroEngine:
             whole[piece.mine] = source(piece.flat)[piece.place].to(whole.device)
         dist.reduce(whole, 0)
         return whole.view(_shape(p)).cpu()
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """This process's share of the machine's cores for PyTorch, which has one core where torchrun was not told otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(threads, own_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:
