@@ -206,11 +206,12 @@ def test_comfyui_gets_the_same_weights_from_the_adapters(runs, source: Path, tmp
 
 
 @pytest.mark.parametrize(("kind", "format"), [("lora", "merged"), ("full", "diffusers")])
-def test_diffusers_loads_the_pipeline(kind: str, format: str, runs, source: Path, tmp_path: Path) -> None:
+def test_diffusers_loads_the_pipeline(kind: str, format: str, runs, source: Path, tmp_path: Path, capsys) -> None:
     run_dir, dit = runs[kind]
     out = tmp_path / "out"
     for _ in range(2):  # over an earlier export too
         assert main(["export", f"--run_dir={run_dir}", f"--out={out}", f"--format={format}"]) == 0
+        assert f"{out} holds {run_dir}'s grpo-final as {format}, 0.00 GB; its README.md" in capsys.readouterr().out
     pipeline = diffusers.WanImageToVideoPipeline.from_pretrained(out)
     assert_same_velocity(pipeline.transformer, dit)
     vae = diffusers.AutoencoderKLWan.from_pretrained(source, subfolder="vae").state_dict()

@@ -18,7 +18,7 @@ from vrlvr.models.reward_decoder import RewardDecoder
 from vrlvr.models.text import FrozenText, TaskEmbedding
 from vrlvr.models.tiny_codec import TinyCodec
 from vrlvr.models.wan import load_transformer
-from vrlvr.models.wan_check import check_trainable
+from vrlvr.models.wan_layout import check_trainable
 from vrlvr.models.wan_vae import WanVAECodec
 from vrlvr.policy import Policy
 from vrlvr.source import Encoded, Rendered, Source
@@ -33,7 +33,7 @@ def open_source(config: Config, run_dir: Path, device: torch.device) -> Source:
     if model.path is None:
         return Rendered(config, load_codec(run_dir), device)
     encoded = open_encoded(config)
-    codec = WanVAECodec.from_pretrained(Path(model.path) / "vae", device, DTYPES[model.dtype])
+    codec = WanVAECodec.from_pretrained(Path(model.path) / "vae", device, DTYPES[model.dtype], encodes=False)
     return Encoded(config, codec, device, encoded)
 
 

@@ -36,7 +36,7 @@ from vrlvr.encoded import Index
 from vrlvr.errors import UserError
 from vrlvr.models.fingerprint import fingerprints
 from vrlvr.models.umt5 import UMT5TextEncoder
-from vrlvr.models.wan_check import check_encoders, check_sides, check_trainable
+from vrlvr.models.wan_layout import check_encoders, check_sides, check_trainable
 from vrlvr.models.wan_vae import WanVAECodec
 
 _READERS = 4  # threads that read videos ahead of the encoder

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,7 +27,8 @@ from vrlvr.config import Config
 from vrlvr.errors import UserError
 from vrlvr.model_card import model_card
 from vrlvr.models.dit import WanTransformer
-from vrlvr.models.wan import EXPORT_MARK, export_pipeline, load_transformer, read_config
+from vrlvr.models.wan import EXPORT_MARK, export_pipeline, load_transformer
+from vrlvr.models.wan_layout import read_config
 from vrlvr.models.wan_names import original_names
 
 Format = Literal["diffusers", "merged", "comfyui", "lora-diffusers", "lora-comfyui"]
@@ -43,7 +45,9 @@ def export(
 ) -> None:
     """Writes a checkpoint's model, its moving average where it has one, to the folder `out`; an earlier export is replaced.
 
-    base_model: the name of the model that was trained, as model hubs know it, for the model card.
+    format: diffusers (of a full fine-tune) and merged (of LoRA) are whole folders for WanImageToVideoPipeline; comfyui is
+    either's transformer in one file; lora-diffusers and lora-comfyui are the adapters alone. checkpoint: a folder of
+    run_dir/checkpoints, as sft-final. base_model: the name of the model that was trained, as model hubs know it, for the card.
     Raises UserError if the run has no such checkpoint, or the format is not for its kind; and if `out` holds anything else.
     """
     config = options.parse(["--config", str(_config_file(run_dir))])
@@ -54,14 +58,18 @@ def export(
     if format.startswith("lora-"):
         to_format = diffusers_lora if format == "lora-diffusers" else comfyui_lora
         _write_file(out, LORA_FILE, to_format(adapters, config.model.lora.alpha), card)
-        return
-    dit = _merged(config, source, adapters) if adapters else _fine_tuned(source, tensors)
-    if format == "comfyui":
-        state = dit.state_dict()
-        _write_file(out, MODEL_FILE, {new: state[old] for old, new in original_names(state).items()}, card)
     else:
-        export_pipeline(source, dit, out)
-        write_text(out / "README.md", card)
+        with Console().status(f"reading {source}") as status:
+            dit = _merged(config, source, adapters) if adapters else _fine_tuned(source, tensors)
+            status.update(f"writing {out}")
+            if format == "comfyui":
+                state = dit.state_dict()
+                _write_file(out, MODEL_FILE, {new: state[old] for old, new in original_names(state).items()}, card)
+            else:
+                export_pipeline(source, dit, out)
+                write_text(out / "README.md", card)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out} holds {run_dir}'s {checkpoint} as {format}, {size / 1e9:.2f} GB; its README.md says how to use it")
 
 
 def adapters_of(tensors: Mapping[str, Tensor]) -> Adapters:

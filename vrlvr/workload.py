@@ -21,8 +21,8 @@ from vrlvr.models.dit import WanConfig
 from vrlvr.models.flops import forward_flops
 from vrlvr.models.tiny_codec import TinyCodec
 from vrlvr.models.umt5 import NUM_TOKENS
-from vrlvr.models.wan import read_config
-from vrlvr.models.wan_vae import WanVAECodec
+from vrlvr.models.wan_layout import read_config
+from vrlvr.models.wan_vae import WanVAECodec, drop_encoder
 from vrlvr.policy import Policy
 from vrlvr.source import Source
 
@@ -108,6 +108,7 @@ def _vae_codec(channels: int, config: Path | None) -> WanVAECodec:
 
 
 def _meta_codec(config: dict[str, Any]) -> WanVAECodec:
+    """What `vrlvr.build.open_source` makes of a VAE: its decoder."""
     try:
         from diffusers import AutoencoderKLWan  # costs seconds
     except ImportError as error:
@@ -115,7 +116,9 @@ def _meta_codec(config: dict[str, Any]) -> WanVAECodec:
             f"Wan models need the package diffusers ({error}); install it with pip install vrlvr[wan]"
         ) from error
     with torch.device("meta"):
-        return WanVAECodec(AutoencoderKLWan.from_config(config))
+        vae = AutoencoderKLWan.from_config(config)
+        drop_encoder(vae)
+        return WanVAECodec(vae)
 
 
 def _num_prompts(config: Config) -> int:

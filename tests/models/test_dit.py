@@ -379,7 +379,7 @@ def test_config_of_diffusers_goes_both_ways() -> None:
         ({"attention_head_dim": 15}, "attention_head_dim=15 must be even and at least 6"),
         ({"attention_head_dim": 4}, "attention_head_dim=4 must be even and at least 6"),
         ({"freq_dim": 31}, "freq_dim=31 must be even .*; use 32"),
-        ({"num_layers": 0}, "num_layers=0 must be at least 1"),
+        ({"num_layers": 0}, "num_layers=0 must be a whole number of at least 1"),
         ({"patch_size": (1, 2)}, r"patch_size=\(1, 2\) must be three sizes"),
         ({"patch_size": (0, 2, 2)}, r"patch_size=\(0, 2, 2\) must be three sizes"),
         ({"eps": 0.0}, "eps=0.0 must be positive"),

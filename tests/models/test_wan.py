@@ -306,6 +306,11 @@ def test_an_export_over_other_things_is_refused(source: Path, folder: Path, tmp_
         with pytest.raises(UserError, match="must not lie within each other"):
             wan.export_pipeline(folder, dit, out)
     assert (mine / "thesis.txt").read_text() == "x"
+    (tmp_path / "secrets").mkdir()
+    edit_json(folder / "model_index.json", **{"../secrets": ["diffusers", "Anything"]})
+    with pytest.raises(UserError, match=r"has no folder \.\./secrets, which its model_index"):
+        wan.export_pipeline(folder, dit, tmp_path / "new")
+    edit_json(folder / "model_index.json", **{"../secrets": None})
     shutil.rmtree(folder / "text_encoder")
     with pytest.raises(UserError, match="has no folder text_encoder, which its model_index"):
         wan.export_pipeline(folder, dit, tmp_path / "new")
@@ -317,6 +322,10 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> N
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file)
+
+
+def shard_index(folder: Path) -> Path:
+    return folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
 
 
 def drop_shards(folder: Path) -> None:
@@ -368,6 +377,23 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edit_json(f / "model_index.json", expand_timesteps=False),
         r"is a text-to-video model .*in_channels=6.*use Wan-AI/Wan2\.2-TI2V-5B-Diffusers",
     ),
+    "sizes in words": (
+        lambda f: edit_json(f / "transformer" / "config.json", num_layers="2"),
+        "num_layers='2' must be a whole number of at least 1",
+    ),
+    "one patch size": (
+        lambda f: edit_json(f / "transformer" / "config.json", patch_size=2),
+        r"patch_size=2 must be three sizes of at least 1",
+    ),
+    "a class in words": (
+        lambda f: edit_json(f / "model_index.json", transformer=3),
+        "component transformer is missing, but must be a WanTransformer3DModel",
+    ),
+    "shards elsewhere": (
+        lambda f: edit_json(shard_index(f), weight_map={"a": f"../{f.name}2/x.safetensors", "b": 1}),
+        r"lacks 2 of 2 shards \(x\.safetensors, 1\)",
+    ),
+    "shards in words": (lambda f: edit_json(shard_index(f), weight_map="all"), "lacks 0 of 0 shards"),
     "missing shards": (drop_shards, r"lacks 2 of 3 shards \(diffusion_pytorch_model-00002-of-00003\.safetensors, "),
     "only pickles": (only_pickles, r"has neither diffusion_pytorch_model\.safetensors nor .*pickled \.bin"),
     "truncated": (truncate, r"00001-of-00003\.safetensors is no readable safetensors file .*download it again"),

@@ -67,12 +67,13 @@ class WanConfig:
     rope_max_seq_len: int = 1024
 
     def __post_init__(self) -> None:
-        if len(self.patch_size) != 3 or min(self.patch_size) < 1:
+        sides = self.patch_size if isinstance(self.patch_size, tuple) else ()
+        if len(sides) != 3 or not all(type(side) is int and side > 0 for side in sides):
             raise UserError(f"patch_size={self.patch_size} must be three sizes of at least 1, as (1, 2, 2)")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and value < 1:
-                raise UserError(f"{field.name}={value} must be at least 1; use a positive size")
+            if field.type is int and not (type(value) is int and value > 0):
+                raise UserError(f"{field.name}={value!r} must be a whole number of at least 1; use a positive size")
         if self.attention_head_dim < 6 or self.attention_head_dim % 2:
             raise UserError(
                 f"attention_head_dim={self.attention_head_dim} must be even and at least 6, so that time, rows and "
@@ -80,8 +81,8 @@ class WanConfig:
             )
         if self.freq_dim % 2:
             raise UserError(f"freq_dim={self.freq_dim} must be even (cosines and sines); use {self.freq_dim + 1}")
-        if self.eps <= 0:
-            raise UserError(f"eps={self.eps} must be positive; use 1e-6")
+        if not (isinstance(self.eps, float) and self.eps > 0):
+            raise UserError(f"eps={self.eps!r} must be positive; use 1e-6")
 
     @property
     def dim(self) -> int:
@@ -98,7 +99,8 @@ class WanConfig:
             if key not in known and key not in _FIXED_KEYS and not key.startswith("_"):
                 raise UserError(f"{key}={value!r} is no key of a Wan transformer's config; known are {sorted(known)}")
         sizes = {key: value for key, value in config.items() if key in known and value is not None}
-        sizes["patch_size"] = tuple(sizes.get("patch_size", (1, 2, 2)))
+        if isinstance(sizes.get("patch_size"), list):
+            sizes["patch_size"] = tuple(sizes["patch_size"])
         if "in_channels" in sizes:
             sizes.setdefault("out_channels", sizes["in_channels"])
         return cls(**sizes)

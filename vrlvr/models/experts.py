@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vrlvr.errors import UserError
 from vrlvr.models.dit import WanTransformer
-from vrlvr.models.wan import conditioning_of, load_transformer, read_index
+from vrlvr.models.wan import load_transformer
+from vrlvr.models.wan_layout import component_class, conditioning_of, read_index
 from vrlvr.models.wan_vae import FRAMES_PER_LATENT, WanVAECodec
 
 HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
@@ -51,7 +52,7 @@ def find_experts(folder: Path) -> float | None:
     Raises UserError if the folder is none of Diffusers', or names a second expert and no boundary_ratio in (0, 1).
     """
     index = read_index(folder)
-    if not (index.get(LOW_NOISE) or [None])[-1]:
+    if component_class(index, LOW_NOISE) is None:
         return None
     boundary = index.get("boundary_ratio")
     if not isinstance(boundary, float) or not 0 < boundary < 1:

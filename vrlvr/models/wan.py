@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,56 +21,20 @@ from vrlvr.atomic_write import replacing_folder
 from vrlvr.errors import UserError
 from vrlvr.models.dit import WanConfig, WanTransformer
 from vrlvr.models.recompute import Policy as RecomputePolicy
+from vrlvr.models.wan_layout import (
+    CLASS,
+    MODEL_INDEX,
+    component_class,
+    conditioning_of,
+    read_config,
+    read_index,
+    read_json,
+)
 
-Conditioning = Literal["pin", "concat"]
 WEIGHTS = "diffusion_pytorch_model"
-CLASS = "WanTransformer3DModel"
 MAX_SHARD_BYTES = 5 * 2**30
 EXPORT_MARK = "vrlvr_export.json"  # in every folder that `export_pipeline` made
-_MODEL_INDEX = "model_index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them: what a transformer's weights may be stored in
-_PUBLISHED = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """The content of a Diffusers folder's model_index.json. Raises UserError if the folder is none."""
-    if not (folder / _MODEL_INDEX).is_file():
-        what = f"has no {_MODEL_INDEX}, so it is no Diffusers folder" if folder.is_dir() else "is no folder"
-        raise UserError(f"{folder} {what}; give a download of {_PUBLISHED} (not of the repository without -Diffusers)")
-    return _read_json(folder / _MODEL_INDEX)
-
-
-def read_config(folder: Path, name: str = "transformer") -> WanConfig:
-    """The sizes of a folder's transformer. Raises UserError if it has none of that name, or one of another class."""
-    entry = read_index(folder).get(name) or [None, None]
-    if entry[-1] != CLASS:
-        found = f"of class {entry[-1]}" if entry[-1] else "missing"
-        raise UserError(
-            f"{folder}: component {name} is {found}, but must be a {CLASS}; use a Wan model as {_PUBLISHED}"
-        )
-    config = _read_json(folder / name / "config.json")
-    if config.get("_class_name", CLASS) != CLASS:
-        raise UserError(
-            f"{folder / name / 'config.json'} is of class {config['_class_name']}, but must be of {CLASS}; use a Wan model"
-        )
-    return WanConfig.from_diffusers(config)
-
-
-def conditioning_of(folder: Path, name: str = "transformer") -> Conditioning:
-    """How the model takes its first frame: pinned as a clean latent frame (TI2V), or concatenated by channel (I2V).
-
-    Published TI2V folders name the class WanPipeline like text-to-video ones: `expand_timesteps` tells them apart.
-    Raises UserError for a model that takes no image.
-    """
-    index, config = read_index(folder), read_config(folder, name)
-    if index.get("expand_timesteps"):
-        return "pin"
-    if config.in_channels > config.out_channels:
-        return "concat"
-    raise UserError(
-        f"{folder} is a text-to-video model ({_MODEL_INDEX} has no expand_timesteps=true, and {name} takes no image "
-        f"channels: in_channels={config.in_channels}), but puzzles start from an image; use {_PUBLISHED}"
-    )
 
 
 def load_transformer(
@@ -132,16 +96,16 @@ def export_pipeline(
         raise UserError(f"out={out} and the source {source} must not lie within each other; choose another folder")
     if out.exists() and not (out / EXPORT_MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={out} is not empty and no earlier export (no {EXPORT_MARK} there); choose another folder")
-    others = [key for key, value in index.items() if isinstance(value, list) and value[-1] and key != name]
+    others = [key for key in index if component_class(index, key) and key != name]
     for component in others:
-        if not (source / component).is_dir():
+        if not component.isidentifier() or not (source / component).is_dir():  # a path could lead anywhere
             raise UserError(
-                f"{source} has no folder {component}, which its {_MODEL_INDEX} names; download it completely"
+                f"{source} has no folder {component}, which its {MODEL_INDEX} names; download it completely"
             )
     with replacing_folder(out) as partial:
         for component in others:
             shutil.copytree(source / component, partial / component)
-        for file in [source / _MODEL_INDEX, *source.glob("LICENSE*")]:
+        for file in [source / MODEL_INDEX, *source.glob("LICENSE*")]:
             shutil.copy(file, partial / file.name)
         (partial / name).mkdir()
         _write_transformer(dit.config, state, partial / name, max_shard_bytes)
@@ -158,9 +122,10 @@ def _weight_files(folder: Path) -> list[Path]:
                 "weights and variants are not read)"
             )
         return [single]
-    weight_map = _read_json(index).get("weight_map", {})
-    files = [folder / file for file in sorted(set(weight_map.values()))]
-    missing = [file.name for file in files if not file.is_file()]
+    weight_map = read_json(index).get("weight_map")
+    named = {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
+    files = [folder / file for file in sorted(named)]
+    missing = [file.name for file in files if file.parent != folder or not file.is_file()]
     if missing or not files:
         raise UserError(
             f"{folder} lacks {len(missing)} of {len(files)} shards ({_some(missing)}) of its index; download it again"
@@ -253,16 +218,6 @@ def _opened(file: Path, device: torch.device) -> Iterator[Any]:
             yield reader
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} is no readable safetensors file ({error}); download it again") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no readable JSON file ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object; download it again")
-    return content
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -39,9 +39,12 @@ class WanVAECodec:
         self._std_C111 = torch.tensor(config.latents_std, device=vae.device).view(-1, 1, 1, 1)
 
     @classmethod
-    def from_pretrained(cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Self:
+    def from_pretrained(
+        cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, encodes: bool = True
+    ) -> Self:
         """From the `vae` folder of a diffusers checkpoint (config.json and safetensors). It codes one video at a time,
-        which at full size is what memory allows. Raises UserError if the folder holds no such checkpoint, or a part of it."""
+        which at full size is what memory allows. encodes: False keeps the encoder's weights off the device. Raises UserError
+        if the folder holds no such checkpoint, or a part of it."""
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} has no config.json; give the `vae` folder of a downloaded Wan model")
         from diffusers import AutoencoderKLWan  # costs seconds, so only those who use it pay
@@ -56,6 +59,8 @@ class WanVAECodec:
         if loaded["missing_keys"]:  # diffusers would go on without them
             raise UserError(f"{folder} lacks {min(loaded['missing_keys'])}; download the model again")
         vae.enable_slicing()
+        if not encodes:
+            drop_encoder(vae)
         return cls(vae.to(device))
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
@@ -134,6 +139,11 @@ class WanVAECodec:
     def _decoder(self) -> WanDecoder:
         """Made when first used, since those who only encode need no copies of its weights."""
         return WanDecoder(self.vae)
+
+
+def drop_encoder(vae: Any) -> None:
+    """Leaves an AutoencoderKLWan that only decodes: of Wan2.2's 705 M parameters 555 M."""
+    del vae.encoder, vae.quant_conv
 
 
 def levels(pixels_BCTYX: Tensor) -> Tensor:
