@@ -1,24 +1,28 @@
 """The whole recipe on a pretrained model: a tiny Diffusers folder of the real classes, encoded data, SFT, RL, evaluation."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_run import ARGUMENTS
 
-from vrlvr import cli, dataset, encode
+from vrlvr import cli, dataset, encode, options
+from vrlvr.build import open_source
 from vrlvr.checkpoint import read_average
 from vrlvr.distill import distill_decoder
 from vrlvr.evaluation.tables import read_results
 from vrlvr.models.wan import load_transformer
+from vrlvr.models.wan_vae import WanVAECodec
 from vrlvr.puzzles import ROOMS
 from vrlvr.run_log import read_metrics
 from vrlvr.train import main
+from vrlvr.workload import sizes_of
 
 pytest.importorskip("diffusers")
 
-from wan_folder import make_wan_folder
+from wan_folder import edit_json, make_wan_folder
 
 SIZE = ["--data.height", "64", "--data.width", "64", "--data.num_frames", "5"]
 CPU = torch.device("cpu")
@@ -80,6 +84,49 @@ def test_sft_rl_and_evaluation(folders: dict[str, Path], tmp_path: Path, more: l
     export = ["--run_dir", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--format", format]
     assert cli.main(["export", *export]) == 0
     assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_what_was_encoded_is_checked_before_it_is_trained_on(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Puzzles of the last stage that are missing, a bit that fell over, a model that is not trained: told in the first one."""
+
+    def told(**changes: Path) -> str:
+        run = tmp_path / "run"
+        assert main(arguments(folders | changes, run, "--stage", "data")) == 2
+        assert not (run / "puzzles" / "train.jsonl").exists()
+        return capsys.readouterr().err
+
+    dataset.build(
+        tmp_path / "more", num_train=6, num_test=2, seed=8, height=64, width=64, num_frames=5, workers=1,
+        difficulties={task: room.Difficulty() for task, room in ROOMS.items()},
+    )  # fmt: skip
+    assert "does not hold 6 of the run's puzzles; encode the folder of data.dir" in told(data=tmp_path / "more")
+    spoilt = Path(shutil.copytree(folders["encoded"], tmp_path / "encoded"))
+    content = bytearray((spoilt / "test-00000.safetensors").read_bytes())
+    content[-1] ^= 1
+    (spoilt / "test-00000.safetensors").write_bytes(content)
+    assert "test-00000.safetensors is damaged (its checksum differs)" in told(encoded=spoilt)
+    text_only = Path(shutil.copytree(folders["model"], tmp_path / "t2v"))
+    edit_json(text_only / "model_index.json", expand_timesteps=False)
+    assert "is a text-to-video model" in told(model=text_only)
+
+
+def test_training_holds_no_encoder(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Neither the VAE's nor the text's; the decoder decodes as ever, and the estimate counts what is there."""
+    config = options.parse(arguments(folders, tmp_path / "run"))
+    codec = open_source(config, tmp_path / "run", CPU).codec
+    assert isinstance(codec, WanVAECodec)
+    names = {name.split(".")[0] for name, _ in codec.vae.named_parameters()}
+    assert names == {"decoder", "post_quant_conv"}
+    counted = sizes_of(config).codec
+    assert isinstance(counted, WanVAECodec)
+    assert {name: p.shape for name, p in counted.vae.named_parameters()} == {
+        name: p.shape for name, p in codec.vae.named_parameters()
+    }
+    whole = WanVAECodec.from_pretrained(folders["model"] / "vae", CPU)
+    latents = torch.randn(1, 6, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert (codec.decode(latents[:, :, :1], latents) == whole.decode(latents[:, :, :1], latents)).all()
 
 
 def test_rewards_by_a_small_decoder_under_audit(folders: dict[str, Path], tmp_path: Path) -> None:
