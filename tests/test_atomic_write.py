@@ -1,10 +1,11 @@
 """A file is replaced whole or not at all."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from vrlvr.atomic_write import bring_back, replacing_folder, write_text
+from vrlvr.atomic_write import recover, remove_folder, replacing_folder, write_text
 from vrlvr.errors import UserError
 
 
@@ -92,10 +93,26 @@ def test_what_a_crash_between_the_renames_left_is_brought_back(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_crash_left_can_be_brought_back_before_the_next_write(tmp_path: Path) -> None:
+def test_what_a_crash_left_is_recovered_before_the_next_write(tmp_path: Path) -> None:
     folder_of(tmp_path / "lost", a="1").rename(tmp_path / ".lost.former")
     folder_of(tmp_path / "whole", a="2")
     folder_of(tmp_path / "other", a="old").rename(tmp_path / ".whole.former")
-    bring_back(tmp_path)
-    assert contents(tmp_path / "lost") == {"a": "1"}
-    assert contents(tmp_path / "whole") == {"a": "2"}
+    folder_of(tmp_path / "half", a="3").rename(tmp_path / ".half.partial")
+    recover(tmp_path)
+    assert {path.name: contents(path) for path in tmp_path.iterdir()} == {"lost": {"a": "1"}, "whole": {"a": "2"}}
+
+
+def test_a_folder_is_removed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(path: Path, **_: object) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    path = folder_of(tmp_path / "folder", a="1")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            remove_folder(path)
+    assert not path.exists()
+    recover(tmp_path)
+    remove_folder(folder_of(path, a="2"))
+    assert not list(tmp_path.iterdir())

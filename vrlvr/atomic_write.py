@@ -58,7 +58,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill, and moves it to `path` at the end, all of it on disk.
 
     A full disk leaves the former folder as it was; so does a crash, but that one between the last two renames leaves it named
-    `.{name}.former`, from which the next call, or `bring_back`, restores it. Raises UserError if the file system refuses.
+    `.{name}.former`, from which the next call, or `recover`, restores it. Raises UserError if the file system refuses.
     """
     partial, former = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "former"))
     with writing(path):
@@ -80,11 +80,22 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def bring_back(parent: Path) -> None:
-    """Restores the folders that crashes within `replacing_folder` have left in `parent` under another name."""
+def remove_folder(path: Path) -> None:
+    """Removes a folder so that a crash leaves nothing of it under its name."""
+    with writing(path):
+        partial = path.with_name(f".{path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        path.rename(partial)
+        shutil.rmtree(partial)
+
+
+def recover(parent: Path) -> None:
+    """Restores the folders that crashes within `replacing_folder` have left in `parent` under another name; clears the rest."""
     with writing(parent):
         for former in parent.glob(".*.former"):
             _restore(parent / former.name[1 : -len(".former")], former)
+        for leftover in (*parent.glob(".*.former/"), *parent.glob(".*.partial/")):
+            shutil.rmtree(leftover)
 
 
 def _restore(path: Path, former: Path) -> None:

@@ -7,7 +7,6 @@ so a run may go on with another engine and another number of processes.
 
 import contextlib
 import dataclasses
-import shutil
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from vrlvr.atomic_write import replacing_folder, write_text
+from vrlvr.atomic_write import remove_folder, replacing_folder, write_text
 from vrlvr.distributed import World
 from vrlvr.ema import Ema
 from vrlvr.engine import Engine
@@ -95,7 +94,7 @@ class Checkpoints:
         steps = self._steps(stage)
         steps.pop(newest, None)
         for name in sorted(steps, key=steps.__getitem__)[: max(0, len(steps) - self.keep + 1)]:
-            shutil.rmtree(self.folder / name)
+            remove_folder(self.folder / name)
 
     def _steps(self, stage: str) -> dict[str, int]:
         """The checkpoints of a stage that are there, by name, with their steps. Damaged ones are left out."""

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from vrlvr import __version__, options
-from vrlvr.atomic_write import bring_back, writing
+from vrlvr.atomic_write import recover, writing
 from vrlvr.config import Config
 from vrlvr.distributed import World
 from vrlvr.errors import UserError
@@ -44,7 +44,7 @@ def open_run(config: Config) -> str | None:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run_dir={run_dir} cannot be used ({error}); choose another one") from error
-    bring_back(run_dir / "checkpoints")
+    recover(run_dir / "checkpoints")
     if (run_dir / "config.yaml").exists():
         _check_drift(config, run_dir)
     if config.resume == "never" and (run_dir / "checkpoints" / f"latest-{config.stage}").exists():
