@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from vrlvr import cli, dataset, encode, puzzles
 from vrlvr.encoded import EncodedData
@@ -241,12 +242,13 @@ def test_a_run_that_was_broken_off_goes_on(
 
 
 def test_a_complete_folder_is_left_alone(
-    made: EncodedData, data: Path, model: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+    made: EncodedData, data: Path, model: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(UMT5TextEncoder, "from_pretrained", None)
     monkeypatch.setattr(WanVAECodec, "from_pretrained", None)
     run(data, model, copy)
     assert contents(copy) == contents(made.folder)
+    assert "encoded is complete: 12 instances" in capsys.readouterr().out
 
 
 def test_processes_share_the_shards(
@@ -313,6 +315,30 @@ def test_a_full_disk_gets_one_line(
     with pytest.raises(UserError, match=r"prompts\.safetensors cannot be written \(.*No space left on device"):
         run(data, model, tmp_path / "encoded")
     assert set(contents(tmp_path / "encoded")) == {"index.json"}
+
+
+def test_a_disk_without_room_is_told_before_the_work(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many bytes as the latents of 9 videos and 12 first frames take, and one less."""
+    needed = 4 * 6 * 4 * 4 * (9 * 2 + 3 * 1)
+    free = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=needed - 1))
+    with pytest.raises(UserError, match=r"needs 0\.0 GB more for latents, but 0\.0 GB are free there; free some"):
+        run(data, model, tmp_path / "encoded")
+    assert set(contents(tmp_path / "encoded")) == {"index.json"}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=needed))
+    made = run(data, model, tmp_path / "encoded")
+    shards = made.folder.glob("*-0*.safetensors")
+    assert sum(tensor.nbytes for path in shards for tensor in load_file(path).values()) == needed
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=0))
+    run(data, model, tmp_path / "encoded")  # nothing is missing
+
+
+def test_what_a_kill_left_is_cleared(data: Path, model: Path, copy: Path) -> None:
+    (copy / "train-00001.safetensors").rename(copy / ".train-00001.safetensors.4711.partial")
+    run(data, model, copy).verify()
+    assert not [path for path in copy.iterdir() if path.name.endswith(".partial")]
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

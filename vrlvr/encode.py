@@ -30,13 +30,12 @@ from torch import Tensor
 
 from vrlvr import encoded
 from vrlvr.atomic_write import replacing, write_text
-from vrlvr.dataset_files import SPLITS, Reader, Row, read_metadata, read_size
+from vrlvr.dataset_files import SPLITS, Reader, Row, read_metadata
 from vrlvr.distributed import pick_device
+from vrlvr.encode_plan import check_arguments, check_room, make_index, shards_of
 from vrlvr.encoded import Index
 from vrlvr.errors import UserError
-from vrlvr.models.fingerprint import fingerprints
 from vrlvr.models.umt5 import UMT5TextEncoder
-from vrlvr.models.wan_layout import check_encoders, check_sides, check_trainable
 from vrlvr.models.wan_vae import WanVAECodec
 
 _READERS = 4  # threads that read videos ahead of the encoder
@@ -65,17 +64,21 @@ def encode(
     """
     where = pick_device(device)
     rows = [row for row in read_metadata(data) if row.split in splits and (tasks is None or row.task in tasks)]
-    _check(rows, data, tasks, splits, videos, shard_size)
+    check_arguments(rows, data, tasks, splits, videos, shard_size)
     index = make_index(rows, data, model, splits, videos, dtype, shard_size)
     _open(out, index)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     stored = getattr(torch, dtype)
+    every_shard = shards_of(rows, index)
+    check_room(out, index, every_shard)
     if rank == 0 and not encoded.is_intact(out / encoded.PROMPTS):
         write_shard(out / encoded.PROMPTS, {"text": encode_prompts(index["prompts"], model, where, stored)})
         _free_memory()
-    shards = [*_shards(rows, index).items()][rank::size]
+    shards = [*every_shard.items()][rank::size]
     missing = {name: members for name, members in shards if not encoded.is_intact(out / name)}
     if not missing:
+        if rank == 0:
+            print(f"{out} is complete: {len(rows)} instances")
         return
     codec = WanVAECodec.from_pretrained(model / "vae", where)
     total = sum(len(members) for _, members in shards)
@@ -86,49 +89,6 @@ def encode(
         for name, members in missing.items():
             reader = Reader(data, (index["num_frames"], index["height"], index["width"]), members[0].split in videos)
             write_shard(out / name, encode_shard(members, reader, codec, stored, lambda: progress.advance(bar)))
-
-
-def make_index(
-    rows: Sequence[Row],
-    data: Path,
-    model: Path,
-    splits: Sequence[str],
-    videos: Sequence[str],
-    dtype: str,
-    shard_size: int,
-) -> Index:
-    """What the folder will hold. Raises UserError for a model that is not trained, or does not take the data set's size."""
-    size = read_size(data)
-    check_encoders(model)
-    models = fingerprints(model)
-    prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(row.prompt for row in rows))}
-    in_split = dict.fromkeys(splits, 0)
-    instances: dict[str, encoded.Place] = {}
-    for row in rows:
-        shard, place = divmod(in_split[row.split], shard_size)
-        in_split[row.split] += 1
-        instances[row.stem] = {
-            "shard": f"{row.split}-{shard:05d}.safetensors",
-            "row": place,
-            "prompt": prompts[row.prompt],
-            "puzzle": _digest(data / row.puzzle),
-        }
-    return {
-        "version": encoded.VERSION,
-        "vae": models["vae"],
-        "text_encoder": models["text_encoder"],
-        "num_frames": size[0],
-        "height": size[1],
-        "width": size[2],
-        "dtype": dtype,
-        "shard_size": shard_size,
-        "tasks": [*dict.fromkeys(row.task for row in rows)],
-        "splits": [split for split in SPLITS if split in splits],
-        "videos": [split for split in SPLITS if split in splits and split in videos],
-        "latent_shape": list(_latent_shape(model, *size)),
-        "prompts": list(prompts),
-        "instances": instances,
-    }
 
 
 def encode_prompts(prompts: Sequence[str], model: Path, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -151,7 +111,12 @@ def encode_shard(
 
 
 def write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes a shard's checksum, then puts the shard into its place. Raises UserError if the disk refuses."""
+    """Writes a shard's checksum, then puts the shard into its place, where a kill may have left parts of it.
+
+    Raises UserError if the disk refuses.
+    """
+    for leftover in path.parent.glob(f".{path.name}.*.partial"):
+        leftover.unlink(missing_ok=True)
     with replacing(path) as partial:
         try:
             save_file(tensors, partial)
@@ -172,67 +137,11 @@ def _ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Re
             yield pending.popleft().result()
 
 
-def _shards(rows: Sequence[Row], index: Index) -> dict[str, list[Row]]:
-    """The instances of each shard, in the order of its rows."""
-    shards: dict[str, list[Row]] = {}
-    for row in rows:
-        shards.setdefault(index["instances"][row.stem]["shard"], []).append(row)
-    return shards
-
-
 def _free_memory() -> None:
     """What the text encoder took is given back before the VAE is loaded."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _latent_shape(model: Path, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-    """(C, F, H, W) by the configurations alone: sizes that do not fit are told before anything is encoded."""
-    from diffusers import AutoencoderKLWan  # costs seconds
-
-    transformer = check_trainable(model)
-
-    try:
-        config = AutoencoderKLWan.load_config(str(model / "vae"), local_files_only=True)
-    except OSError as error:
-        raise UserError(f"{model / 'vae'} has no readable config.json; download the model again") from error
-    with torch.device("meta"):
-        codec = WanVAECodec(AutoencoderKLWan.from_config(config))
-    check_sides(transformer, codec.pixels_per_latent, height, width)
-    return codec.latent_shape(num_frames, height, width)
-
-
-def _digest(puzzle: Path) -> str:
-    try:
-        return encoded.file_digest(puzzle)
-    except OSError as error:
-        raise UserError(
-            f"{puzzle} cannot be read ({error.strerror}); complete the data set with `vrlvr data`"
-        ) from error
-
-
-def _check(
-    rows: Sequence[Row],
-    data: Path,
-    tasks: Sequence[str] | None,
-    splits: Sequence[str],
-    videos: Sequence[str],
-    shard_size: int,
-) -> None:
-    """Raises UserError for arguments that choose nothing, or what is not there."""
-    for name, values in (("splits", splits), ("videos", videos)):
-        if unknown := [value for value in values if value not in SPLITS]:
-            raise UserError(f"{name}={','.join(values)} names {unknown[0]!r}; use any of {', '.join(SPLITS)}")
-    if shard_size < 1:
-        raise UserError(f"shard_size={shard_size} must be at least 1; use 256")
-    found = {row.task for row in rows}
-    if absent := [task for task in tasks or () if task not in found]:
-        raise UserError(
-            f"{data} has no {absent[0]!r} in {', '.join(splits)}; it has {', '.join(sorted(found)) or 'none'}"
-        )
-    if not rows:
-        raise UserError(f"{data} has no instance in splits={','.join(splits)}; use any of {', '.join(SPLITS)}")
 
 
 def _open(out: Path, index: Index) -> None:
