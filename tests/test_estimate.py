@@ -143,7 +143,8 @@ def test_memory_of_a_pretrained_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "--model.conditioning pin --grpo.ema_decay 0 --sft.ema_decay 0 --sft.batch_size 4 --grpo.micro_batch 4 "
         "--grpo.puzzles 4 --grpo.updates 2"
     )
-    for kind in (["--model.lora.rank", "4"], ["--model.dtype", "bfloat16", "--model.recompute", "selective"]):
+    averaged = words("--model.dtype bfloat16 --model.recompute selective --sft.ema_decay 0.9 --grpo.ema_decay 0.9")
+    for kind in (["--model.lora.rank", "4"], averaged):
         run = ["--run_dir", str(tmp_path / kind[0]), "--model.recompute", "none"]
         config = tiny_config(*WIDE, *paths, *size, *options, *run, *kind)
         make_data(config)
@@ -367,3 +368,7 @@ def test_sizes_of_a_model_that_is_not_here(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(UserError, match="no readable JSON"):
         sizes_of(wan(), path)
+    with pytest.raises(
+        UserError, match=r"496x832 pixels must have sides divisible by 32 .*; use 512x832"
+    ):
+        sizes_of(wan("--data.height", "496"))

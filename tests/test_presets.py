@@ -92,8 +92,8 @@ def test_small_is_as_large_as_it_says() -> None:
     assert sizes_of(config).num_tokens("concat") == 72
 
 
-def test_bfloat16_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Small's kind of policy, at debug size: all stages, then refused with an average."""
+def test_bfloat16_from_scratch(tmp_path: Path) -> None:
+    """Small's kind of policy, at debug size: all stages."""
     run = [
         "--run_dir",
         str(tmp_path / "run"),
@@ -107,8 +107,6 @@ def test_bfloat16_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([*ARGUMENTS, *run, "--sft.max_steps", "3"]) == 0
     rows: list[dict[str, Any]] = json.loads((tmp_path / "run" / "results.json").read_text())
     assert rows
-    assert main([*ARGUMENTS, *run, "--sft.ema_decay", "0.9"]) == 2
-    assert "bfloat16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda path: path.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_run import ARGUMENTS
 
 from vrlvr import cli, dataset, encode, options
@@ -53,16 +54,7 @@ def arguments(folders: dict[str, Path], run_dir: Path, *more: str) -> list[str]:
     "more",
     [
         [],
-        [
-            "--model.dtype",
-            "bfloat16",
-            "--model.recompute",
-            "selective",
-            "--sft.ema_decay",
-            "0",
-            "--grpo.ema_decay",
-            "0",
-        ],
+        ["--model.dtype", "bfloat16", "--model.recompute", "selective"],
         ["--model.lora.rank", "2", "--grpo.kl_weight", "0.1"],
     ],
     ids=["float32", "bfloat16", "lora"],
@@ -84,6 +76,11 @@ def test_sft_rl_and_evaluation(folders: dict[str, Path], tmp_path: Path, more: l
     export = ["--run_dir", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--format", format]
     assert cli.main(["export", *export]) == 0
     assert (tmp_path / "out" / "README.md").is_file()
+    if format == "diffusers":  # averages are float32, what they become is as the model
+        stored = load_file(next((tmp_path / "out" / "transformer").glob("*.safetensors")))
+        assert stored[name].dtype == (torch.bfloat16 if "bfloat16" in more else torch.float32)
+        assert stored["scale_shift_table"].dtype == torch.float32
+        assert weights[f"dit.{name}"].dtype == torch.float32
 
 
 def test_what_was_encoded_is_checked_before_it_is_trained_on(

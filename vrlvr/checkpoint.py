@@ -71,7 +71,7 @@ class Checkpoints:
         Raises UserError if the disk refuses: what was saved before is still there, and pointed to.
         """
         tensors = {"model": state.engine.weights(), "optimizer": state.engine.optimizer_state()}
-        averages = state.ema.model.state_dict() if state.ema.decay > 0 else {}
+        averages = state.ema.state_dict() if state.ema.decay > 0 else {}
 
         def write() -> None:
             try:
@@ -116,7 +116,7 @@ class Checkpoints:
         folder = self.world.on_main(lambda: self._newest(stage))
         state.engine.load(TensorFiles(folder, "model"), TensorFiles(folder, "optimizer"))
         if state.ema.decay > 0:
-            state.ema.model.load_state_dict(TensorFiles(folder, "ema"))
+            state.ema.load_state_dict(TensorFiles(folder, "ema"))
         for key, value in _read_state(folder)[1].items():
             setattr(state.progress, key, value)
         return True

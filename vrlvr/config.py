@@ -318,12 +318,6 @@ def _check_wan(config: Config) -> None:
     if (model.path is None) != (data.encoded is None):
         given, missing = ("model.path", "data.encoded") if model.path else ("data.encoded", "model.path")
         raise UserError(f"{given} is given without {missing}; give both, with the folder that `vrlvr encode` made")
-    averaged = max(config.sft.ema_decay, config.grpo.ema_decay) > 0
-    if model.dtype == "bfloat16" and model.lora.rank == 0 and averaged:
-        raise UserError(
-            f"sft.ema_decay={config.sft.ema_decay} and grpo.ema_decay={config.grpo.ema_decay} would average bfloat16 weights, "
-            "whose rounding loses small steps; set both to 0, or use model.lora or model.dtype=float32"
-        )
     if model.path is None:
         if config.grpo.reward_decoder is not None:
             raise UserError(

@@ -60,7 +60,7 @@ def export(
         _write_file(out, LORA_FILE, to_format(adapters, config.model.lora.alpha), card)
     else:
         with Console().status(f"reading {source}") as status:
-            dit = _merged(config, source, adapters) if adapters else _fine_tuned(source, tensors)
+            dit = _merged(config, source, adapters) if adapters else _fine_tuned(config, source, tensors)
             status.update(f"writing {out}")
             if format == "comfyui":
                 state = dit.state_dict()
@@ -161,12 +161,13 @@ def _merged(config: Config, source: Path, adapters: Adapters) -> WanTransformer:
     return dit
 
 
-def _fine_tuned(source: Path, tensors: dict[str, Tensor]) -> WanTransformer:
-    """The source's transformer with these weights, in their own types."""
+def _fine_tuned(config: Config, source: Path, tensors: dict[str, Tensor]) -> WanTransformer:
+    """The source's transformer with these weights, in the types that it computes with (averages are float32)."""
     with torch.device("meta"):
-        dit = WanTransformer(read_config(source))
+        dit = WanTransformer(read_config(source)).to(_DTYPES[config.model.dtype])
+    types = {name: tensor.dtype for name, tensor in dit.state_dict().items()}
     try:
-        dit.load_state_dict(tensors, assign=True)
+        dit.load_state_dict({name: t.to(types.get(name, t.dtype)) for name, t in tensors.items()}, assign=True)
     except RuntimeError as error:
         line = " ".join(str(error).split())[:300]
         raise UserError(

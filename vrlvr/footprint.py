@@ -141,6 +141,11 @@ class _Run:
         """Of the process that has the most."""
         return -(-total // self.processes)
 
+    def average(self, decay: float) -> int:
+        """Of the moving average: a copy, and float32 values of what is of half precision in it."""
+        weights = self.meter.weights
+        return weights.trained_nbytes + FLOAT32 * weights.half if decay > 0 else 0
+
     def engine(self, *, whole: bool, accumulated: bool) -> dict[str, int]:
         """weights, gradients and optimizer. whole: all weights are gathered. accumulated: an update's gradients are there."""
         weights, stage = self.meter.weights, self.stage
@@ -180,7 +185,7 @@ def _sft(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
     config, meter = run.config, run.meter
     share = run.share(config.sft.batch_size)
     rows = min(share, config.sft.micro_batch or share)
-    shared = {"copies": meter.weights.trained_nbytes if config.sft.ema_decay > 0 else 0, "codec": meter.codec_bytes}
+    shared = {"copies": run.average(config.sft.ema_decay), "codec": meter.codec_bytes}
     states = run.text_table
     if config.model.path is None:  # all training videos are held
         states += config.data.num_train * len(config.data.tasks) * (run.latent + run.first)
@@ -212,7 +217,7 @@ def _grpo(run: _Run, recompute: RecomputePolicy) -> Iterator[Footprint]:
     prompts = min(puzzles, meter.sizes.text_shape[0])
     has_reference = grpo.kl_weight > 0 or grpo.anchor_weight > 0
     shared = {
-        "copies": meter.weights.trained_nbytes * ((grpo.ema_decay > 0) + has_reference),
+        "copies": run.average(grpo.ema_decay) + meter.weights.trained_nbytes * has_reference,
         "codec": meter.codec_bytes,
     }
     trained, anchors = run.share(counted.trained) // grpo.inner_epochs, run.share(counted.anchors)

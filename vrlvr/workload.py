@@ -21,7 +21,7 @@ from vrlvr.models.dit import WanConfig
 from vrlvr.models.flops import forward_flops
 from vrlvr.models.tiny_codec import TinyCodec
 from vrlvr.models.umt5 import NUM_TOKENS
-from vrlvr.models.wan_layout import read_config
+from vrlvr.models.wan_layout import check_sides, read_config
 from vrlvr.models.wan_vae import WanVAECodec, drop_encoder
 from vrlvr.policy import Policy
 from vrlvr.source import Source
@@ -86,6 +86,7 @@ def sizes_of(config: Config, model_config: Path | None = None) -> Sizes:
         dit, note = WanConfig(), f"{folder} is not here: sizes of {PUBLISHED} as published"
     vae = folder / "vae" / "config.json"
     codec = _vae_codec(dit.out_channels, vae if folder.is_dir() and model_config is None else None)
+    check_sides(dit, codec.pixels_per_latent, data.height, data.width)
     shape = codec.latent_shape(data.num_frames, data.height, data.width)
     return Sizes(dit, shape, (_num_prompts(config), NUM_TOKENS, dit.text_dim), codec, note)
 
