@@ -148,6 +148,26 @@ def test_a_run_starts_from_anothers_sft_policy(trained: Path, tmp_path: Path) ->
     assert snapshot(trained) == before
 
 
+def test_a_start_takes_no_room(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint gets a second name; where a disk has none for it, or a start was broken off, it is copied."""
+    new = tmp_path / "new"
+    config = options.parse([*ARGUMENTS, *SHORT, "--stage", "grpo", "--init_from", str(trained), "--run_dir", str(new)])
+    name = "checkpoints/sft-final/model.safetensors"
+    module.open_run(config)
+    assert (new / name).samefile(trained / name)
+
+    def refuse(*_: object) -> None:
+        raise OSError("Invalid cross-device link")
+
+    (new / "checkpoints" / "latest-sft").unlink()
+    monkeypatch.setattr("os.link", refuse)
+    before = snapshot(trained)
+    module.open_run(config)
+    assert not (new / name).samefile(trained / name)
+    assert (new / name).read_bytes() == (trained / name).read_bytes()
+    assert snapshot(trained) == before
+
+
 def test_a_run_does_not_start_from_another_that_does_not_fit(trained: Path, tmp_path: Path, refused: Run) -> None:
     start = ["--stage", "grpo", "--init_from"]
     assert "lacks config.yaml, puzzles" in refused(tmp_path / "a", *start, str(tmp_path / "none"))

@@ -82,9 +82,18 @@ def _adopt(config: Config, source: Path, run_dir: Path) -> None:
             target = run_dir / part
             target.parent.mkdir(parents=True, exist_ok=True)
             if (source / part).is_dir():
-                shutil.copytree(source / part, target, dirs_exist_ok=True)
+                shutil.copytree(source / part, target, copy_function=_link, dirs_exist_ok=True)
             else:
                 shutil.copyfile(source / part, target)
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file, which at full size has 70 GB and is never changed in place; a copy on another disk."""
+    Path(target).unlink(missing_ok=True)  # of a start that was broken off
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _read_options(run_dir: Path) -> dict[str, Any]:
