@@ -17,7 +17,7 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean  # noqa: E402
-from wan_folder import TEXT_DIM, make_wan_folder  # noqa: E402
+from wan_folder import TEXT_DIM, edit_json, make_wan_folder  # noqa: E402
 
 CPU = torch.device("cpu")
 PROMPTS = [
@@ -94,6 +94,22 @@ def test_the_embedding_table_is_there_where_transformers_leaves_it_empty(
 
     monkeypatch.setattr(transformers.UMT5EncoderModel, "from_pretrained", untied)
     assert torch.equal(UMT5TextEncoder.from_pretrained(folder, CPU, torch.float32).encode(PROMPTS[:1], 64), expected)
+
+
+def test_no_code_of_the_folder_is_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = Path(shutil.copytree(folder, tmp_path / "wan"))
+    (hostile / "tokenizer" / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom transformers import T5TokenizerFast as Evil\n"
+    )
+    edit_json(
+        hostile / "tokenizer" / "tokenizer_config.json",
+        tokenizer_class="Evil",
+        auto_map={"AutoTokenizer": [None, "evil.Evil"]},
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # a user who trusts everyone
+    with pytest.raises(UserError, match=r"has no readable text encoder .*trust_remote_code"):
+        UMT5TextEncoder.from_pretrained(hostile, CPU, torch.float32)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("missing", ["tokenizer", "text_encoder", "text_encoder/model.safetensors"])

@@ -46,7 +46,9 @@ class UMT5TextEncoder:
 
         weights = folder / "text_encoder"
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder / "tokenizer"), local_files_only=True, trust_remote_code=False
+            )  # by default it asks whether to run code of the folder
             read: Any = UMT5EncoderModel.from_pretrained(
                 str(weights), dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
