@@ -13,6 +13,7 @@ from vrlvr import cli, dataset, encode, options
 from vrlvr.build import open_source
 from vrlvr.checkpoint import read_average
 from vrlvr.distill import distill_decoder
+from vrlvr.errors import UserError
 from vrlvr.evaluation.tables import read_results
 from vrlvr.models.wan import load_transformer
 from vrlvr.models.wan_vae import WanVAECodec
@@ -59,8 +60,11 @@ def arguments(folders: dict[str, Path], run_dir: Path, *more: str) -> list[str]:
     ],
     ids=["float32", "bfloat16", "lora"],
 )
-def test_sft_rl_and_evaluation(folders: dict[str, Path], tmp_path: Path, more: list[str]) -> None:
+def test_sft_rl_and_evaluation(
+    folders: dict[str, Path], tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments(folders, tmp_path / "run", *more)) == 0
+    assert f"grpo: reading {folders['model']}" in capsys.readouterr().out.replace("\n", "")
     results = read_results(tmp_path / "run" / "results.json")
     assert {row["system"] for row in results} == {"base", "sft", "rl"}
     weights = read_average(tmp_path / "run" / "checkpoints" / "grpo-final")
@@ -107,6 +111,20 @@ def test_what_was_encoded_is_checked_before_it_is_trained_on(
     text_only = Path(shutil.copytree(folders["model"], tmp_path / "t2v"))
     edit_json(text_only / "model_index.json", expand_timesteps=False)
     assert "is a text-to-video model" in told(model=text_only)
+
+
+def test_rl_needs_first_frames_and_prompts_alone(folders: dict[str, Path], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    encode.encode(folders["data"], folders["model"], bare, videos=[], dtype="float32", device="cpu")
+    whole, frames = (
+        open_source(options.parse(arguments(folders | {"encoded": folder}, tmp_path)), tmp_path, CPU)
+        for folder in (folders["encoded"], bare)
+    )
+    drawn = [frames.rl_puzzle(number) for number in range(6)]
+    assert drawn == [whole.rl_puzzle(number) for number in range(6)]
+    assert torch.equal(frames.prompts(drawn).first_BC1HW, whole.prompts(drawn).first_BC1HW)
+    with pytest.raises(UserError, match=r"holds no video; encode with `--videos` naming its split"):
+        frames.training_set(drawn).row(0)
 
 
 def test_training_holds_no_encoder(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ The library is peft; its layer is replaced for two reasons.
 - Traffic: the update is added by the matrix product that makes it (`addmm`), so the layer's output is read and written
   once more, not three times.
 
-The reference policy is the same model without its adapters (`adapter_off`): there is no second copy of it.
+No reference policy needs a second copy of the model: RL's has the adapters that it starts from (`vrlvr.ema.frozen_copy` shares
+the rest), and the pretrained model is this one without them (`adapter_off`).
 """
 
 import math

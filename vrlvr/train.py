@@ -59,6 +59,8 @@ def train(config: Config, world: World, arguments: list[str]) -> None:
             log.say(said)
         for stage in STAGES:
             if config.stage in (stage, "all"):
+                if config.model.path is not None and stage != "data":
+                    log.say(f"{stage}: reading {config.model.path}")
                 with told_if_memory_is_full(stage):
                     STAGES[stage](config, world, log, run_dir)
                 gc.collect()  # PyTorch's first step leaves cycles that hold the stage's model and optimizer
