@@ -129,3 +129,17 @@ def test_what_is_saved_reads_back_the_same(tmp_path: Path) -> None:
     options.save(config, tmp_path / "config.yaml")
     assert options.parse(["--config", str(tmp_path / "config.yaml")]) == config
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == options.plain(asdict(config))
+
+
+def test_help_tells_what_every_section_says_of_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        options.parse(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for said in (
+        "resume auto goes on from the last checkpoint",
+        "keep_fraction: share of samples, by largest |advantage|, that is backpropagated.",
+        "rank 0: none. alpha: their scale is alpha / rank. targets: ends of module names",
+        "offload: optimizer state to the CPU.",
+        "encoded: a folder made by `vrlvr encode`",
+    ):
+        assert said in told, said

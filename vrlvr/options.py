@@ -1,6 +1,7 @@
 """The command line and YAML of a run, over the dataclasses of vrlvr.config."""
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -25,9 +26,12 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "vrlvr train") -> 
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of the options below")
     parser.add_class_arguments(Config)
+    for key, section in (("Config", Config()), *_sections(Config())):  # the docstrings tell what each option is
+        group = parser.groups[key]
+        group.title, group.description = f"{key} options", inspect.getdoc(section)
     try:
         parsed = parser.parse_args(arguments)
-        for key in _sections(Config()):
+        for key, _ in _sections(Config()):
             if not isinstance(parsed[key], Namespace):
                 raise UserError(f"{key}={parsed[key]!r} must be a section of options; write {key}: {{option: value}}")
         options = parser.instantiate(parsed)
@@ -56,10 +60,10 @@ def _keys(section: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{field.name}.")
 
 
-def _sections(section: Any, prefix: str = "") -> Iterator[str]:
+def _sections(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for field in fields(section):
         if is_dataclass(value := getattr(section, field.name)):
-            yield prefix + field.name
+            yield prefix + field.name, value
             yield from _sections(value, f"{prefix}{field.name}.")
 
 
