@@ -22,6 +22,7 @@ from vrlvr.config import Config
 from vrlvr.distributed import World, joined_world
 from vrlvr.engine import Engine, make_engine
 from vrlvr.policy import Policy
+from vrlvr.rows import RowBatch, dealt_evenly
 from vrlvr.source import Rendered
 from vrlvr.tensor_files import write_tensors
 from vrlvr.train import train
@@ -129,7 +130,40 @@ def beat(world: World, argument: dict[str, Any]) -> None:
         time.sleep(0.05)
 
 
-JOBS = {job.__name__: job for job in (train_runs, half_precision, errors, beat)}
+def dealt(world: World, argument: dict[str, Any]) -> None:
+    """Row i of all ranks' rows has terms_of[i] terms, and numbers[rank] rows lie on a rank: they are dealt anew."""
+    terms_of = argument["terms_of"]
+    for numbers in argument["numbers"]:
+        total, first = sum(numbers), sum(numbers[: world.rank])
+        mine = world.share(total)
+        assert_rows(dealt_evenly(rows_of(range(first, first + numbers[world.rank]), terms_of), world), mine, terms_of)
+
+
+def rows_of(numbers: range, terms_of: list[int]) -> RowBatch:
+    """Rows, and their terms, that hold their numbers."""
+    row = torch.tensor([i for i in numbers for _ in range(terms_of[i])], dtype=torch.int64)
+    term = torch.tensor([sum(terms_of[:i]) + k for i in numbers for k in range(terms_of[i])], dtype=torch.float64)
+    x = torch.tensor(list(numbers), dtype=torch.float32)
+    return RowBatch(
+        step=x.long(),
+        x=x.view(-1, 1, 1).expand(-1, 2, 3),
+        sigma=x / 100,
+        first=x.view(-1, 1) + 0.5,
+        prompt=x.long() % 3,
+        row_of=row - numbers.start,
+        next_x=term.float().view(-1, 1, 1).expand(-1, 2, 3),
+        coefficients=term.view(-1, 1).expand(-1, 3),
+        advantage=-term.float(),
+        rollout_log_prob=term.float() + 0.25,
+    )
+
+
+def assert_rows(rows: RowBatch, numbers: range, terms_of: list[int]) -> None:
+    for name, tensor in rows_of(numbers, terms_of).tensors().items():
+        torch.testing.assert_close(getattr(rows, name), tensor, rtol=0, atol=0, msg=f"{name} of rows {numbers}")
+
+
+JOBS = {job.__name__: job for job in (train_runs, half_precision, errors, beat, dealt)}
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

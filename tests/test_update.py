@@ -169,3 +169,11 @@ def test_the_reference_is_left_alone() -> None:
     assert all(p.grad is None for p in at.reference.parameters())
     for name, value in at.reference.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_what_is_replayed_is_what_was_dealt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several ranks, which `tests/test_rows.py` deals rows to and `tests/test_engine.py` trains with."""
+    at = setting()
+    monkeypatch.setattr("vrlvr.update.dealt_evenly", lambda rows, world: rows.part(2, 7))
+    replay = build_replay(at.config, World(), at.trajectory, at.prompts, ADVANTAGE_PG, rng())
+    assert sum(len(batch.x) for batch in replay.batches) == 5

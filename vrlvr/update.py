@@ -1,12 +1,10 @@
 """The gradient of a GRPO update: which forwards to replay, and the loss on them.
 
-A *row* is one evaluation of the policy; a *term* is the GRPO loss of one sample at one SDE step. With shared initial noise
-the samples of a puzzle share the row of step 0, whose backward then is one with their summed upstream gradients: exact.
-The rows of all steps are laid end to end and replayed in full micro-batches.
+Rows and terms are those of `vrlvr.rows`. The rows of all steps are laid end to end, dealt to the ranks anew, since the samples
+that are kept lie unevenly on them, and replayed in full micro-batches.
 """
 
-from dataclasses import dataclass, field, fields
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,31 +16,9 @@ from vrlvr.distributed import World
 from vrlvr.phases import phase
 from vrlvr.policy import Policy
 from vrlvr.rollout import FrozenVelocity
+from vrlvr.rows import RowBatch, dealt_evenly, joined
 from vrlvr.sampling import Trajectory
 from vrlvr_kernels.grpo_loss import grpo_loss
-
-
-@dataclass
-class RowBatch:
-    """Rows of the policy with everything that replaying them needs, and the terms that hang on them.
-
-    step, x, sigma, first, prompt: per row. row_of (non-decreasing), next_x, coefficients (a, b, std; float64), advantage,
-    rollout_log_prob, old_log_prob: per term; row_of is the place of a term's row in this batch.
-    """
-
-    step: Tensor
-    x: Tensor
-    sigma: Tensor
-    first: Tensor
-    prompt: Tensor
-    row_of: Tensor
-    next_x: Tensor
-    coefficients: Tensor
-    advantage: Tensor
-    rollout_log_prob: Tensor
-    old_log_prob: Tensor | None = None
-
-    PER_ROW = ("step", "x", "sigma", "first", "prompt")
 
 
 @dataclass
@@ -94,7 +70,7 @@ def build_replay(
     """Chooses the samples worth a backward pass, and lays their rows and terms out in micro-batches.
 
     advantage_PG: of all ranks' samples. trajectory, prompts: of this rank's share of them. All choices are made among all
-    samples, by an rng that is the same on every rank, so they don't depend on the number of ranks.
+    samples, by an rng that is the same on every rank, so they don't depend on the number of ranks. All ranks call it.
     """
     grpo, device = config.grpo, prompts.prompt_B.device
     mine = world.share(advantage_PG.numel())
@@ -103,10 +79,14 @@ def build_replay(
     kept = everywhere[(everywhere >= mine.start) & (everywhere < mine.stop)] - mine.start
     window = [i for i, step in enumerate(trajectory.steps) if step.std > 0]
     replay = Replay(num_terms=len(everywhere) * len(window))
-    if len(kept):
+    if replay.num_terms:
         advantage_B = advantage_PG.flatten()[mine.start : mine.stop]
-        every_row = _joined([_rows_of_step(trajectory, i, prompts, puzzle_B, advantage_B, kept) for i in window])
-        replay.batches = _split(every_row, grpo.micro_batch)
+        rows = joined([_rows_of_step(trajectory, i, prompts, puzzle_B, advantage_B, kept) for i in window])
+        rows = dealt_evenly(rows, world)
+        replay.batches = [
+            rows.part(start, min(start + grpo.micro_batch, len(rows.x)))
+            for start in range(0, len(rows.x), grpo.micro_batch)
+        ]
     if grpo.anchor_weight > 0 and grpo.anchor_fraction > 0:
         late = [i for i, step in enumerate(trajectory.steps) if i > window[-1]]
         replay.num_anchors = round(grpo.anchor_fraction * len(everywhere))
@@ -164,33 +144,6 @@ def _rows_of_step(
     )
 
 
-def _joined(parts: list[RowBatch]) -> RowBatch:
-    """The rows of several batches end to end."""
-    offsets = np.cumsum([0, *(len(part.x) for part in parts)])
-    for part, offset in zip(parts, offsets.tolist(), strict=False):
-        part.row_of = part.row_of + offset
-    names = [f.name for f in fields(RowBatch) if f.name != "old_log_prob"]
-    return RowBatch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
-
-
-def _split(batch: RowBatch, size: int) -> list[RowBatch]:
-    """At most `size` rows each, with all the terms of these rows."""
-    bounds = [*range(0, len(batch.x), size), len(batch.x)]
-    terms = torch.searchsorted(batch.row_of, torch.tensor(bounds, device=batch.row_of.device)).tolist()
-    result = []
-    for (row, next_row), (term, next_term) in zip(pairwise(bounds), pairwise(terms), strict=True):
-        tensors = {
-            f.name: getattr(batch, f.name)[row:next_row]
-            if f.name in RowBatch.PER_ROW
-            else getattr(batch, f.name)[term:next_term]
-            for f in fields(RowBatch)
-            if f.name != "old_log_prob"
-        }
-        tensors["row_of"] = tensors["row_of"] - row
-        result.append(RowBatch(**tensors))
-    return result
-
-
 def accumulate_gradients(
     config: Config, policy: Policy, reference: Policy, replay: Replay, first_pass: bool
 ) -> dict[str, list[float]]:
@@ -200,10 +153,10 @@ def accumulate_gradients(
     sum through the text projections. Nothing waits for the device before the end.
     """
     grpo = config.grpo
-    prompts = [batch.prompt for batch in replay.batches] + [row.prompt for row in replay.idle]
-    if not prompts:
+    passes: list[RowBatch | Anchor] = [*replay.batches, *replay.anchors, *replay.idle]
+    if not passes:
         return {}
-    prompt_P = torch.cat(prompts).unique()  # anchors are rows of the same samples
+    prompt_P = torch.cat([rows.prompt for rows in passes]).unique()
     context = policy.text_context(prompt_P)
     text = context.leaves()
     frozen = FrozenVelocity(reference, grpo.micro_batch, graphs=False)
