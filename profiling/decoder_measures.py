@@ -12,15 +12,19 @@ import torch
 from small_policy import Samples
 from torch.utils.flop_counter import FlopCounterMode
 
-from vrlvr.audit import AuditConfig, AuditedDecoder, Decoder, agree, disagreement, doubtful, worst_cell
+from vrlvr.audit import AuditConfig, AuditedDecoder, agree, disagreement
 from vrlvr.config import Config, DataConfig, ModelConfig
+from vrlvr.dataset import full_size_difficulties
 from vrlvr.distributed import World
 from vrlvr.evaluation.metrics import Z95
+from vrlvr.models.codec import Decoder, WindowDecoder
 from vrlvr.models.flops import tokens_of, total_flops
 from vrlvr.models.reward_decoder import RewardDecoder, RewardDecoderConfig
+from vrlvr.models.wan_decode import Window
 from vrlvr.models.wan_vae import WanVAECodec
-from vrlvr.puzzles import DENSE_REWARD, verify_many
+from vrlvr.puzzles import DENSE_REWARD, judge, read_many, verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
+from vrlvr.reread import Box, doubtful_cells, reread, window_around
 from vrlvr.workload import PUBLISHED, sizes_of
 
 Size = tuple[int, int]
@@ -29,31 +33,58 @@ _BATCH = 32  # videos decoded at once
 _TIMED, _REPEATS = 32, 3
 
 
+class Cells(NamedTuple):
+    """The size of a box of board cells."""
+
+    rows: int
+    columns: int
+
+
 class Pair(NamedTuple):
-    """A sample's verdicts by either decoder. doubt: `worst_cell` of the small frames."""
+    """A sample's verdicts by either decoder.
+
+    worst: the largest distance of a cell from its look in the small frames. reread: the small verdict once doubtful cells,
+    which lie in a box so large, are read anew; None where there are none.
+    """
 
     task: str
     small: Verdict
     full: Verdict
-    doubt: float = 0.0
+    worst: float = 0.0
+    reread: Verdict | None = None
+    box: Cells | None = None
 
 
-def judge_both(small: Decoder, full: Decoder, samples: Samples, size: Size) -> list[Pair]:
-    """size: height and width of the full videos."""
+def judge_both(small: Decoder, full: WindowDecoder, samples: Samples, size: Size, doubt: float) -> list[Pair]:
+    """size: height and width of the full videos. doubt: see AuditConfig."""
     pairs: list[Pair] = []
     for start in range(0, len(samples.puzzles), _BATCH):
         part = samples.part(range(start, min(start + _BATCH, len(samples.puzzles))))
-        videos, exact = (decoder.decode(part.first_BC1HW, part.latents_BCFHW) for decoder in (small, full))
-        verdicts = (verify_many(part.puzzles, shown, size) for shown in (videos, exact))
-        for puzzle, video, a, b in zip(part.puzzles, videos, *verdicts, strict=True):
-            pairs.append(Pair(puzzle.task, a, b, worst_cell(puzzle, video, size)))
+        latents = part.first_BC1HW, part.latents_BCFHW
+        readings = read_many(part.puzzles, small.decode(*latents), size)
+        exact = verify_many(part.puzzles, full.decode(*latents), size)
+        for i, (puzzle, reading) in enumerate(zip(part.puzzles, readings, strict=True)):
+            pair = Pair(puzzle.task, judge(puzzle, reading), exact[i], float(reading.rmse_TRK.max()))
+            if pair.worst > doubt:
+                box = doubtful_cells(reading, doubt)
+                anew = reread(puzzle, reading, box, *(latent[i : i + 1] for latent in latents), full, size)
+                cells = Cells(box.bottom - box.top, box.right - box.left)
+                pair = pair._replace(reread=judge(puzzle, anew), box=cells)
+            pairs.append(pair)
     return pairs
 
 
 def settle(pairs: Sequence[Pair], share: float) -> list[Pair]:
-    """The same, where the full decode judges the share of samples that are read worst, see AuditedDecoder.settle."""
-    in_full = doubtful([pair.doubt for pair in pairs], math.ceil(share * len(pairs)))
-    return [pair._replace(small=pair.full) if i in in_full else pair for i, pair in enumerate(pairs)]
+    """The same, where what is in doubt is read anew in that share of the samples, the worst read, see AuditedDecoder.reread.
+
+    Their `small` is then the verdict after that; the others have no box.
+    """
+    order = sorted((i for i, pair in enumerate(pairs) if pair.reread), key=lambda i: -pairs[i].worst)
+    chosen = set(order[: math.ceil(share * len(pairs))])
+    return [
+        pair._replace(small=pair.reread) if i in chosen and pair.reread else pair._replace(box=None)
+        for i, pair in enumerate(pairs)
+    ]
 
 
 def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -62,11 +93,12 @@ def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
     verdict: what the audit calls agreement. rule: the broken rule, or that none is; rule_and_frame: where it is, too.
     """
     tolerance = AuditConfig.tolerance
+    verdicts = [(pair.small, pair.full) for pair in pairs]
     equal = {
-        "verdict": [agree(a, b, tolerance) for _, a, b, _ in pairs],
-        "solved": [a.solved == b.solved for _, a, b, _ in pairs],
-        "rule": [a.broken_rule == b.broken_rule for _, a, b, _ in pairs],
-        "rule_and_frame": [(a.broken_rule, a.frame) == (b.broken_rule, b.frame) for _, a, b, _ in pairs],
+        "verdict": [agree(a, b, tolerance) for a, b in verdicts],
+        "solved": [a.solved == b.solved for a, b in verdicts],
+        "rule": [a.broken_rule == b.broken_rule for a, b in verdicts],
+        "rule_and_frame": [(a.broken_rule, a.frame) == (b.broken_rule, b.frame) for a, b in verdicts],
     }
     result: dict[str, Any] = {
         "samples": len(pairs),
@@ -75,19 +107,25 @@ def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
     for name, outcomes in equal.items():
         rate, (low, high) = disagreement([not outcome for outcome in outcomes])
         result |= {f"{name}_equal": 1 - rate, f"{name}_equal_ci95": [1 - high, 1 - low]}
-    off = np.array([abs(reward(a, DENSE_REWARD[t]) - reward(b, DENSE_REWARD[t])) for t, a, b, _ in pairs])
+    off = np.array([reward_difference(pair) for pair in pairs])
     half = Z95 * float(off.std() / np.sqrt(len(off)))
     mean = float(off.mean())
     result |= {"reward_difference": mean, "reward_difference_ci95": [max(0.0, mean - half), mean + half]}
     return result | {"reward_difference_max": float(off.max()), "misses": misses(pairs)}
 
 
+def reward_difference(pair: Pair) -> float:
+    weights = DENSE_REWARD[pair.task]
+    return abs(reward(pair.small, weights) - reward(pair.full, weights))
+
+
 def misses(pairs: Sequence[Pair]) -> dict[str, int]:
     """How many samples are judged otherwise, by task and by what the full decode shows -> what the small one shows."""
     counts: dict[str, int] = {}
-    for task, a, b, _ in pairs:
-        if not agree(a, b, AuditConfig.tolerance):
-            name = f"{task}: {b.broken_rule or 'no rule broken'} -> {a.broken_rule or 'no rule broken'}"
+    for pair in pairs:
+        if not agree(pair.small, pair.full, AuditConfig.tolerance):
+            broken = (verdict.broken_rule or "no rule broken" for verdict in (pair.full, pair.small))
+            name = f"{pair.task}: {' -> '.join(broken)}"
             counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
@@ -109,42 +147,62 @@ def audit_damaged(
         part = samples.part([(update * rows + i) % len(samples.puzzles) for i in range(rows)])
         update += 1
         latents = part.first_BC1HW, part.latents_BCFHW
-        videos = decoder.decode(*latents)
-        verdicts = decoder.settle(part.puzzles, videos, *latents, verify_many(part.puzzles, videos, size))
+        readings = read_many(part.puzzles, decoder.decode(*latents), size)
+        readings = decoder.reread(part.puzzles, readings, *latents)
+        verdicts = [judge(puzzle, reading) for puzzle, reading in zip(part.puzzles, readings, strict=True)]
         scalars = decoder.audit(update, part.puzzles, *latents, verdicts)
     found = {"disagreement": scalars["decoder_disagreement"], "audited": int(scalars["decoder_audited"])}
     return {"damage": damage, **found, "updates": update, "dropped": not decoder.trusted, "said": said}
 
 
 def cost(small: RewardDecoder, full: WanVAECodec, samples: Samples) -> dict[str, float]:
-    """Of decoding a video: FLOPs and, as a share of a DiT forward, those at full size; seconds here, by this VAE.
-
-    settled: the small decode of every sample and the full one of the doubtful.
-    """
+    """Of decoding a video by these decoders: FLOPs, and seconds here."""
     part = samples.part(range(min(_TIMED, len(samples.puzzles))))
-    latents = part.first_BC1HW, part.latents_BCFHW
     result: dict[str, float] = {}
     for name, decoder in (("small", small), ("full", full)):
-        decode = partial(decoder.decode, *latents)
+        decode = partial(decoder.decode, part.first_BC1HW, part.latents_BCFHW)
         result[f"{name}_ms"] = 1e3 * fastest(decode) / len(part.puzzles)
         result[f"{name}_gflop"] = count(decode) / len(part.puzzles) / 1e9
-    data = DataConfig(num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, encoded=PUBLISHED)
-    sizes = sizes_of(Config(model=ModelConfig(path=PUBLISHED), data=data))
-    assert isinstance(sizes.codec, WanVAECodec)
-    channels, frames, height, width = sizes.latent_shape
-    with torch.device("meta"):
-        published = RewardDecoder(RewardDecoderConfig(latent_channels=channels))
-        first, rest = torch.empty(1, channels, 1, height, width), torch.empty(1, channels, frames, height, width)
-    codec = sizes.codec
-    forward = total_flops(sizes.dit, tokens_of(sizes.dit, NUM_FRAMES, HEIGHT, WIDTH))
-    counted = {
-        "small": count(lambda: published(torch.cat((first, rest), dim=2))),
-        "full": count(lambda: list(codec.pixels(first, rest))),
-    }
-    for name, flops in counted.items():
-        result |= {f"{name}_tflop_480x832x81": flops / 1e12, f"{name}_dit_forwards_480x832x81": flops / forward}
-    settled = (counted["small"] + AuditConfig.doubtful * counted["full"]) / forward
-    return result | {"settled_dit_forwards_480x832x81": settled}
+    return result
+
+
+class PublishedCost:
+    """FLOPs of decoding a 480x832x81 video by Wan2.2's VAE and the default reward decoder, in forwards of its transformer."""
+
+    def __init__(self) -> None:
+        data = DataConfig(num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, encoded=PUBLISHED)
+        sizes = sizes_of(Config(model=ModelConfig(path=PUBLISHED), data=data))
+        assert isinstance(sizes.codec, WanVAECodec)
+        channels, frames, height, width = sizes.latent_shape
+        with torch.device("meta"):
+            small = RewardDecoder(RewardDecoderConfig(latent_channels=channels))
+            self._first = torch.empty(1, channels, 1, height, width)
+            self._rest = torch.empty(1, channels, frames, height, width)
+        self._codec, self._whole = sizes.codec, Window(0, height, 0, width)
+        self._forward = total_flops(sizes.dit, tokens_of(sizes.dit, NUM_FRAMES, HEIGHT, WIDTH))
+        self._boards = full_size_difficulties()
+        self._reread: dict[tuple[str, Cells], float] = {}
+        latents = torch.cat((self._first, self._rest), dim=2)
+        self.small = count(lambda: small(latents)) / self._forward
+        self.full = self._window(self._rest, self._whole)
+
+    def reread(self, task: str, box: Cells) -> float:
+        """Of a box in the middle of a full-size data set's board, and of the first frame."""
+        if (task, box) not in self._reread:
+            board = self._boards[task]
+            top, left = (board.rows - box.rows) // 2, (board.cols - box.columns) // 2
+            cells = Box(top, top + box.rows, left, left + box.columns)
+            window = window_around(board, cells, (HEIGHT, WIDTH), self._codec.pixels_per_latent)
+            first = self._window(self._rest[:, :, :0], self._whole)
+            self._reread[task, box] = first + self._window(self._rest, window)
+        return self._reread[task, box]
+
+    def settled(self, pairs: Sequence[Pair]) -> float:
+        """A sample's, on average: the small decode, and what `settle` has read anew."""
+        return self.small + sum(self.reread(pair.task, pair.box) for pair in pairs if pair.box) / len(pairs)
+
+    def _window(self, latents_1CFHW: torch.Tensor, window: Window) -> float:
+        return count(lambda: list(self._codec.pixels(self._first, latents_1CFHW, window=window))) / self._forward
 
 
 def count(function: Callable[[], object]) -> int:

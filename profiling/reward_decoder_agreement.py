@@ -5,9 +5,9 @@
 Makes in DIR what it does not hold yet: a data set's manifest, a VAE (small_vae.py), its reward decoder (`vrlvr
 distill-decoder`), and a policy by SFT and GRPO on the VAE's latents (small_policy.py). Then compares verdicts on held-out
 puzzles' latents of four kinds: planner's videos, imperfect ones (vrlvr/imperfect.py), the SFT policy's samples, and noisy
-rollouts of the policy after RL. The last two once more with the full decode for the few whose cells are read worst in the
-small frames, which would add that share of its cost. Then it damages the decoder on purpose and counts the updates until
-the audit drops it. Beside that stand FLOPs, of this VAE and of the real sizes at 480x832x81, and the seconds of this machine.
+rollouts of the policy after RL. Each kind once more with the cells that the small frames leave in doubt read off windows of the
+full decode (vrlvr/reread.py), and what that costs at 480x832x81. Then it damages the decoder on purpose and counts the updates
+until the audit drops it. Beside that stand FLOPs, of this VAE and of the real sizes, and the seconds of this machine.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 import machine
 import numpy as np
 import torch
-from decoder_measures import audit_damaged, compare, cost, judge_both, settle
+from decoder_measures import Pair, PublishedCost, audit_damaged, compare, cost, judge_both, settle
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from small_policy import Samples, draw_samples, make_config, train_policies
 from small_vae import train_vae
@@ -40,7 +40,7 @@ SEED = 0
 _BATCH = 16  # videos that are encoded at once
 _IMPERFECT_STREAM = 13
 _DAMAGES = (0.0, 0.05, 0.1, 0.2, 0.4)
-_IN_FULL = (0.02, AuditConfig.doubtful, 0.08, 0.1)
+_SHARES = (0.05, 0.1, AuditConfig.doubtful, 1.0)  # of samples of which cells are read anew
 
 
 def main() -> int:
@@ -99,17 +99,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "RL rollouts": draw_samples(config, rl, codec, held_out, noisy=True),
     }
     size = recipe.height, recipe.width
-    pairs = {kind: judge_both(small, codec, samples, size) for kind, samples in kinds.items()}
-    everything = [pair for of_kind in pairs.values() for pair in of_kind]
-    pairs |= {"SFT and RL": pairs["SFT samples"] + pairs["RL rollouts"], "all": everything}
-    rows = {kind: compare(of_kind) for kind, of_kind in pairs.items()}
-    print_agreement(rows)
+    pairs = {kind: judge_both(small, codec, samples, size, AuditConfig.doubt) for kind, samples in kinds.items()}
+    published = PublishedCost()
+    print("by the small frames alone:")
     settled: dict[str, dict[str, Any]] = {}
-    for share in _IN_FULL:
-        by_sft, by_rl = (settle(pairs[kind], share) for kind in ("SFT samples", "RL rollouts"))
-        some = {"SFT samples": by_sft, "RL rollouts": by_rl, "SFT and RL": by_sft + by_rl}
-        settled[f"{share:.0%}"] = {kind: compare(of_kind) for kind, of_kind in some.items()}
-        print(f"where the full decode judges the {share:.0%} of a kind whose cells are read worst:")
+    for share in (0.0, *_SHARES):
+        if share:
+            print(f"where what is in doubt is read anew in up to {share:.0%} of a kind's samples, the worst read:")
+        by_kind = {kind: settle(of_kind, share) for kind, of_kind in pairs.items()}
+        by_kind["SFT and RL"] = by_kind["SFT samples"] + by_kind["RL rollouts"]
+        settled[f"{share:.0%}"] = {
+            kind: compare(of_kind) | reread_of(of_kind, published) for kind, of_kind in by_kind.items()
+        }
         print_agreement(settled[f"{share:.0%}"])
     audits = [
         audit_damaged(small, codec, kinds["RL rollouts"], size, damage, arguments.audited_updates, rows=96)
@@ -121,10 +122,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             f"weights off by {row['damage']:.0%}: {fate}, {row['disagreement']:.1%} of {row['audited']} audited differ"
         )
     costs = cost(small, codec, kinds["planner's videos"])
+    for name, forwards in (("small", published.small), ("full", published.full)):
+        costs[f"{name}_dit_forwards_480x832x81"] = forwards
     for name, value in costs.items():
         print(f"{name:>32} {value:10.4g}")
     options = {name: value for name, value in vars(arguments).items() if name not in ("work", "out")}
-    return {"options": options, "agreement": rows, "worst_read_in_full": settled, "audits": audits, "cost": costs}
+    return {"options": options, "agreement_by_share_reread": settled, "audits": audits, "cost": costs}
 
 
 def make_data(folder: Path, data: DataConfig) -> Recipe:
@@ -168,14 +171,26 @@ def imperfect(codec: WanVAECodec, recipe: Recipe, number: int) -> Samples:
     return Samples.joined(parts)
 
 
+def reread_of(pairs: Sequence[Pair], published: PublishedCost) -> dict[str, float]:
+    """Of `settle`d pairs: the share of samples of which cells were read anew, the mean number of cells of their boxes, and
+    what decoding costs at full size, in forwards of the transformer."""
+    cells = [pair.box.rows * pair.box.columns for pair in pairs if pair.box]
+    return {
+        "reread": len(cells) / len(pairs),
+        "cells": sum(cells) / max(1, len(cells)),
+        "dit_forwards_480x832x81": published.settled(pairs),
+    }
+
+
 def print_agreement(rows: dict[str, dict[str, Any]]) -> None:
-    print(f"{'':>17} {'samples':>8} {'solved':>7} {'verdict equal':>25} {'solved':>8} {'rule':>8} {'reward off':>10}")
+    head = f"{'':>17} {'samples':>8} {'solved':>7} {'verdict equal':>25} {'solved':>8} {'rule':>8} {'reward off':>10}"
+    print(f"{head} {'reread':>7} {'forwards':>8}")
     for kind, row in rows.items():
         low, high = row["verdict_equal_ci95"]
         print(
             f"{kind:>17} {row['samples']:>8} {row['solved_by_full_decode']:>7.1%} {row['verdict_equal']:>8.2%} "
             f"[{low:>6.2%}, {high:>7.2%}] {row['solved_equal']:>7.2%} {row['rule_equal']:>8.2%} "
-            f"{row['reward_difference']:>10.5f}"
+            f"{row['reward_difference']:>10.5f} {row['reread']:>7.1%} {row['dit_forwards_480x832x81']:>8.3f}"
         )
 
 

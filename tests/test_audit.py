@@ -5,11 +5,12 @@ import pytest
 import torch
 from tiny_run import tiny_config, tiny_puzzles
 
-from vrlvr.audit import AuditConfig, AuditedDecoder, agree, disagreement, doubtful, worst_cell
+from vrlvr.audit import AuditConfig, AuditedDecoder, agree, disagreement, doubtful
 from vrlvr.batches import videos_of
 from vrlvr.distributed import World
 from vrlvr.errors import UserError
-from vrlvr.puzzles import Puzzle, generate, maze, render, verify_many
+from vrlvr.models.wan_decode import Window
+from vrlvr.puzzles import Puzzle, generate, judge, maze, read, read_many, render, verify_many
 from vrlvr.puzzles.verdict import Verdict
 
 CONFIG = tiny_config()
@@ -20,14 +21,25 @@ NUM_SAMPLES = 12
 class Shown:
     """A decoder that shows a sample's own video; latents hold nothing but the sample's number."""
 
+    pixels_per_latent = 4
+
     def __init__(self, videos: np.ndarray) -> None:
-        self.videos, self.decoded = videos, 0
+        self.videos, self.decoded, self.windows = videos, 0, list[Window]()
 
     def decode(self, first_latents_BC1HW: torch.Tensor, latents_BCFHW: torch.Tensor) -> np.ndarray:
         numbers = latents_BCFHW.flatten().long().tolist()
         assert first_latents_BC1HW.flatten().long().tolist() == numbers
         self.decoded += len(numbers)
         return self.videos[numbers]
+
+    def decode_window(
+        self, first_latents_BC1HW: torch.Tensor, latents_BCFHW: torch.Tensor, window: Window
+    ) -> np.ndarray:
+        (number,) = first_latents_BC1HW.flatten().long().tolist()
+        self.windows += [window] if latents_BCFHW.shape[2] else []
+        top, bottom, left, right = (self.pixels_per_latent * edge for edge in window)
+        frames = slice(None if latents_BCFHW.shape[2] else 1)
+        return self.videos[[number], frames, top:bottom, left:right]
 
 
 @pytest.fixture
@@ -65,12 +77,12 @@ class Run:
         verdicts = verify_many(self.puzzles, self.decoder.decode(latents, latents), SIZE)
         return self.decoder.audit(number, self.puzzles, latents, latents, verdicts)
 
-    def settled(self) -> list[bool]:
-        """Which samples are solved, the doubtful judged in full."""
+    def solved(self) -> list[bool]:
+        """Which samples are, what is in doubt read anew."""
         latents = numbered(len(self.puzzles))
         videos = self.decoder.decode(latents, latents)
-        verdicts = verify_many(self.puzzles, videos, SIZE)
-        return [verdict.solved for verdict in self.decoder.settle(self.puzzles, videos, latents, latents, verdicts)]
+        readings = self.decoder.reread(self.puzzles, read_many(self.puzzles, videos, SIZE), latents, latents)
+        return [judge(puzzle, reading).solved for puzzle, reading in zip(self.puzzles, readings, strict=True)]
 
 
 def test_equal_verdicts_keep_the_small_decoder(puzzles, solved):
@@ -102,48 +114,64 @@ def test_different_verdicts_end_its_use_for_good(puzzles, solved):
 
 
 def smeared(videos: np.ndarray, samples: list[int]) -> np.ndarray:
-    """Videos of which some have a last frame in which every cell is hard to read."""
-    result = videos.copy()
-    result[samples, -1] = result[samples, -1] // 3 + 80
+    """Videos of which some have a last frame whose upper left quarter is hard to read."""
+    result, (height, width) = videos.copy(), SIZE
+    quarter = np.s_[samples, -1, : height // 2, : width // 2]
+    result[quarter] = result[quarter] // 3 + 80
     return result
 
 
-def test_what_is_read_worst_is_judged_in_full(puzzles, solved):
+def test_what_is_read_worst_is_read_anew(puzzles, solved):
     run = Run(puzzles, smeared(solved, [2, 7]), solved, doubtful=0.1)
-    assert run.settled() == [True] * NUM_SAMPLES
-    assert run.full.decoded == 2  # 10 % of 12, rounded up
-    assert Run(puzzles, smeared(solved, [2, 7]), solved, doubtful=0.0).settled().count(False) == 2
+    assert run.solved() == [True] * NUM_SAMPLES
+    assert len(run.full.windows) == 2  # 10 % of 12, rounded up
+    assert run.full.decoded == 0
+    assert all(window.bottom * 4 <= SIZE[0] and window.right * 4 < SIZE[1] for window in run.full.windows)
+    assert Run(puzzles, smeared(solved, [2, 7]), solved, doubtful=0.0).solved().count(False) == 2
+
+
+def test_what_is_not_in_doubt_is_left_as_it_is(puzzles, solved):
+    run = Run(puzzles, smeared(solved, [2]), solved, doubtful=1.0)
+    assert run.solved() == [True] * NUM_SAMPLES
+    assert len(run.full.windows) == 1
+    unread = Run(puzzles, smeared(solved, [2]), solved, doubtful=1.0, doubt=200.0)
+    assert unread.solved().count(False) == 1
+    assert unread.full.windows == []
 
 
 def test_parts_of_an_update_share_what_is_rounded_up(puzzles, solved):
-    run, latents = Run(puzzles, solved, solved, doubtful=0.25), numbered(NUM_SAMPLES)
-    verdicts = verify_many(puzzles, solved, SIZE)
+    small = smeared(solved, list(range(NUM_SAMPLES)))
+    run, latents = Run(puzzles, small, solved, doubtful=0.25), numbered(NUM_SAMPLES)
+    readings, verdicts = read_many(puzzles, small, SIZE), verify_many(puzzles, small, SIZE)
     for update in range(2):
         for i in range(NUM_SAMPLES):
             part = slice(i, i + 1)
-            run.decoder.settle(puzzles[part], solved[part], latents[part], latents[part], verdicts[part])
-        assert run.full.decoded == (update + 1) * NUM_SAMPLES // 4 + update  # an audited one
-        run.decoder.audit(update, puzzles, latents, latents, verdicts)
+            run.decoder.reread(puzzles[part], readings[part], latents[part], latents[part])
+        run.decoder.trusted = True
+        assert run.decoder.audit(update, puzzles, latents, latents, verdicts)["decoder_reread"] == 0.25
+        run.decoder.trusted = True  # which it lost: these videos differ
+        assert len(run.full.windows) == (update + 1) * NUM_SAMPLES // 4
 
 
-def test_the_full_verdict_counts_even_if_the_small_one_is_better(puzzles, solved):
-    run = Run(puzzles, solved, frozen(solved), doubtful=0.25)
-    assert run.settled().count(False) == 3
+def test_the_full_decode_counts_even_if_the_small_one_is_better(puzzles, solved):
+    run = Run(puzzles, solved, smeared(solved, [0, 1]), doubtful=1.0, doubt=0.0)
+    worst = [bool(reading.rmse_TRK.max() > 0) for reading in read_many(puzzles, solved, SIZE)]
+    assert run.solved() == [i > 1 or not worst[i] for i in range(NUM_SAMPLES)]
 
 
-def test_nothing_is_judged_twice_once_all_is_decoded_in_full(puzzles, solved):
-    run = Run(puzzles, frozen(solved), solved, doubtful=1.0)
+def test_nothing_is_read_twice_once_all_is_decoded_in_full(puzzles, solved):
+    run = Run(puzzles, smeared(solved, [0]), smeared(solved, [1]), doubtful=1.0)
     run.decoder.trusted = False
-    assert run.settled() == [True] * NUM_SAMPLES
-    assert run.full.decoded == NUM_SAMPLES
+    assert run.solved() == [i != 1 for i in range(NUM_SAMPLES)]
+    assert (run.full.decoded, run.full.windows) == (NUM_SAMPLES, [])
 
 
 def test_the_worst_cell_of_any_frame_counts(puzzles, solved):
-    clean, spoiled = (worst_cell(puzzles[0], videos[0], SIZE) for videos in (solved, smeared(solved, [0])))
-    assert clean < 1
-    assert spoiled > 15
-    assert doubtful([clean, spoiled, clean], 1) == [1]
-    assert doubtful([clean, spoiled], 0) == []
+    clean, spoiled = (read(puzzles[0], videos[0], SIZE) for videos in (solved, smeared(solved, [0])))
+    assert clean.rmse_TRK.max() < 1
+    assert spoiled.rmse_TRK.max() > 20
+    assert doubtful([clean, spoiled, clean], 20.0, 2) == [1]
+    assert doubtful([clean, spoiled], 20.0, 0) == []
 
 
 def test_a_rate_below_the_threshold_is_borne(puzzles, solved):
@@ -243,7 +271,16 @@ def test_disagreement_of_nothing_is_unknown():
 
 
 @pytest.mark.parametrize(
-    "options", [{"doubtful": 2}, {"share": -0.1}, {"share": 2}, {"threshold": 1.5}, {"tolerance": -1}, {"window": 0}]
+    "options",
+    [
+        {"doubt": -1},
+        {"doubtful": 2},
+        {"share": -0.1},
+        {"share": 2},
+        {"threshold": 1.5},
+        {"tolerance": -1},
+        {"window": 0},
+    ],
 )
 def test_bad_options(options):
     (name,) = options

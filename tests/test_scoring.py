@@ -1,7 +1,6 @@
 """Advantages, rewards, and what a verifier's crash does."""
 
 import threading
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from tiny_run import planned_latents, rng, tiny_codec, tiny_config, tiny_prompts
 from vrlvr import config as configuration
 from vrlvr import scoring
 from vrlvr.config import reward_weights
-from vrlvr.puzzles import verify_many
+from vrlvr.puzzles import board, read_many
 from vrlvr.scoring import Scorer, group_advantages, score, score_scalars, shuffled
 
 rewards = st.integers(2, 12).flatmap(
@@ -71,24 +70,26 @@ def test_the_planners_videos_earn_everything_and_standing_still_nothing_for_solv
     assert scalars["component_flowfree_filled"] == [1.0, 0.0] * 2
 
 
-def test_the_last_word_on_the_verdicts_is_what_is_rewarded() -> None:
+def test_the_last_word_on_what_is_shown_is_what_is_judged() -> None:
     config = tiny_config()
     codec = tiny_codec(config)
     prompts = tiny_prompts(config, codec, 3)
     latents, asked = planned_latents(prompts, config, codec), list[Any]()
 
-    def settle(puzzles, videos, first, given, verdicts):
-        asked.append((puzzles, len(videos), first, given))
-        return [
-            replace(verdicts[0], solved=False, components=dict.fromkeys(verdicts[0].components, 0.0)),
-            *verdicts[1:],
-        ]
+    def reread(puzzles, readings, first, given):
+        asked.append((puzzles, readings, first, given))
+        unreadable = np.full_like(readings[0].labels_TRK, board.UNREADABLE)
+        return [readings[0]._replace(labels_TRK=unreadable), *readings[1:]]
 
-    scores = score(prompts, torch.arange(3), latents, codec, reward_weights(config), settle=settle)
+    scores = score(prompts, torch.arange(3), latents, codec, reward_weights(config), reread=reread)
     assert [verdict.solved for verdict in scores.verdicts] == [False, True, True]
-    assert scores.reward_B[0] == 0 < scores.reward_B[1]
-    ((puzzles, number, first, given),) = asked
-    assert (puzzles, number) == (list(prompts.puzzles), 3)
+    assert scores.verdicts[0].broken_rule == "unreadable_cell"
+    assert scores.reward_B[0] < scores.reward_B[1]
+    ((puzzles, readings, first, given),) = asked
+    assert puzzles == list(prompts.puzzles)
+    shown = read_many(puzzles, codec.decode(first, given))
+    for ours, theirs in zip(readings, shown, strict=True):
+        np.testing.assert_array_equal(ours.labels_TRK, theirs.labels_TRK)
     assert torch.equal(first, prompts.first_BC1HW)
     assert given is latents
 
@@ -106,7 +107,7 @@ def test_a_verifiers_crash_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config()
     codec = tiny_codec(config)
     prompts = tiny_prompts(config, codec, 3)
-    monkeypatch.setattr(scoring, "verify_many", crash)
+    monkeypatch.setattr(scoring, "read_many", crash)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         score(prompts, torch.arange(3), planned_latents(prompts, config, codec), codec, reward_weights(config))
 
@@ -124,9 +125,9 @@ def test_parts_are_scored_in_the_background_as_all_at_once(monkeypatch: pytest.M
 
     def watched(*arguments: Any) -> Any:
         judging.append(threading.get_ident())
-        return verify_many(*arguments)
+        return read_many(*arguments)
 
-    monkeypatch.setattr(scoring, "verify_many", watched)
+    monkeypatch.setattr(scoring, "read_many", watched)
     scorer = Scorer(codec, weights, None, torch.device("cpu"))
     for _ in range(2):  # as in two updates
         for start, stop in ((0, 4), (4, 5), (5, 6)):

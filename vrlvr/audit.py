@@ -1,8 +1,8 @@
 """Trust in the small reward decoder, earned anew in every update.
 
-Where the two decoders' verdicts differ, the small frames mostly show a cell that is hard to read: the samples that are read
-worst are judged by the full decode. A random share of each update's samples is decoded in full as well, and the two verdicts
-are compared. Too many that differ, and the rest of the run decodes in full.
+Where the two decoders' verdicts differ, the small frames mostly show a cell that is hard to read: such cells are read anew off
+the full decode, see vrlvr.reread. A random share of each update's samples is decoded in full, and the two verdicts are
+compared. Too many that differ, and the rest of the run decodes in full.
 
 Shapes: B samples of this rank, C latent channels, F/H/W latent frames/rows/columns.
 """
@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -19,32 +19,28 @@ from torch import Tensor
 from vrlvr.distributed import World
 from vrlvr.errors import UserError
 from vrlvr.evaluation.metrics import Interval, wilson
-from vrlvr.puzzles import Puzzle, read, verify_many
+from vrlvr.models.codec import Decoder, WindowDecoder
+from vrlvr.puzzles import Puzzle, Reading, verify_many
 from vrlvr.puzzles.verdict import Verdict
+from vrlvr.reread import doubtful_cells, reread
 
 AUDIT_STREAM = 4  # keeps its choices apart from other random numbers of the same seed and step
-
-
-class Decoder(Protocol):
-    """The decode side of a codec."""
-
-    def decode(self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor) -> np.ndarray:
-        """Latents of the first frame and of the generated ones -> uint8 video_BTYXC."""
-        ...
 
 
 @dataclass
 class AuditConfig:
     """When the small decoder is trusted.
 
-    doubtful: share of the samples, those whose worst cell is read worst, that the full decode judges; 0 is none.
+    doubt: levels from its look beyond which a cell is read anew, off the full decode of a window around all such cells.
+    doubtful: share of the samples, those whose worst cell is read worst, whose cells are; 0 is none.
     share: of every update's samples that is decoded in full too, at least one a rank; 0 audits none.
     threshold: disagreement above which the small decoder is no longer used, once the 95 % interval lies above it.
     window: audited samples, the newest, that count. tolerance: in a reward component, that still is agreement.
     Raises UserError for values outside their ranges.
     """
 
-    doubtful: float = 0.05
+    doubt: float = 20.0
+    doubtful: float = 0.15
     share: float = 0.02
     threshold: float = 0.01
     window: int = 1000
@@ -54,6 +50,8 @@ class AuditConfig:
         for name in ("doubtful", "share", "threshold", "tolerance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} of the audit must lie in [0, 1]")
+        if not self.doubt >= 0:
+            raise UserError(f"doubt={self.doubt} of the audit must be at least 0 levels; use for instance 20")
         if self.window < 1:
             raise UserError(f"window={self.window} of the audit must be at least 1; use for instance 1000")
 
@@ -73,14 +71,10 @@ def disagreement(outcomes: Sequence[bool]) -> tuple[float, Interval]:
     return rate, wilson(rate, len(outcomes))
 
 
-def worst_cell(puzzle: Puzzle, video_TYXC: np.ndarray, size: tuple[int, int]) -> float:
-    """The largest distance, in levels, of a cell in any frame from the look that it is read as. size: see AuditedDecoder."""
-    return float(read(puzzle, video_TYXC, size)[1].max())
-
-
-def doubtful(worst_B: Sequence[float], number: int) -> list[int]:
-    """The `number` of samples whose worst cell is read worst."""
-    return sorted(range(len(worst_B)), key=lambda i: -worst_B[i])[:number]
+def doubtful(readings: Sequence[Reading], doubt: float, number: int) -> list[int]:
+    """Those whose worst cell is read worst, further than `doubt` from its look: at most `number`."""
+    worst = [float(reading.rmse_TRK.max()) for reading in readings]
+    return sorted((i for i, rmse in enumerate(worst) if rmse > doubt), key=lambda i: -worst[i])[:number]
 
 
 class AuditedDecoder:
@@ -92,7 +86,7 @@ class AuditedDecoder:
     def __init__(
         self,
         small: Decoder,
-        full: Decoder,
+        full: WindowDecoder,
         size: tuple[int, int],
         config: AuditConfig,
         seed: int,
@@ -104,43 +98,34 @@ class AuditedDecoder:
         self.trusted = True
         self._seed, self._world, self._say = seed, world, say
         self._outcomes: deque[bool] = deque(maxlen=config.window)
-        self._seen = self._settled = 0  # of this update's samples
+        self._seen = self._reread = 0  # of this update's samples
 
     def decode(self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor) -> np.ndarray:
         """uint8 video_BTYXC, by the decoder in use."""
         return (self.small if self.trusted else self.full).decode(first_latents_BC1HW, latents_BCFHW)
 
-    def settle(
+    def reread(
         self,
         puzzles: Sequence[Puzzle],
-        videos_BTYXC: np.ndarray,
+        readings: Sequence[Reading],
         first_latents_BC1HW: Tensor,
         latents_BCFHW: Tensor,
-        verdicts: Sequence[Verdict],
-    ) -> list[Verdict]:
-        """The verdicts, those of doubtful samples by the full decode. videos: what `decode` gave.
+    ) -> list[Reading]:
+        """The readings, doubtful cells of doubtful samples by the full decode. readings: of what `decode` gave.
 
         May be called part by part: what is rounded up is the share of the update's samples so far.
         """
-        settled = list(verdicts)
+        settled = list(readings)
         if not self.trusted:
             return settled
         self._seen += len(puzzles)
-        number = math.ceil(self.config.doubtful * self._seen) - self._settled
-        if number:
-            worst = [worst_cell(puzzle, video, self.size) for puzzle, video in zip(puzzles, videos_BTYXC, strict=True)]
-            chosen = doubtful(worst, number)
-            exact = self._in_full(chosen, puzzles, first_latents_BC1HW, latents_BCFHW)
-            for i, verdict in zip(chosen, exact, strict=True):
-                settled[i] = verdict
-            self._settled += len(chosen)
+        number = math.ceil(self.config.doubtful * self._seen) - self._reread
+        for i in doubtful(readings, self.config.doubt, number):
+            box = doubtful_cells(readings[i], self.config.doubt)
+            latents = first_latents_BC1HW[i : i + 1], latents_BCFHW[i : i + 1]
+            settled[i] = reread(puzzles[i], readings[i], box, *latents, self.full, self.size)
+            self._reread += 1
         return settled
-
-    def _in_full(
-        self, chosen: list[int], puzzles: Sequence[Puzzle], first_latents_BC1HW: Tensor, latents_BCFHW: Tensor
-    ) -> list[Verdict]:
-        videos = self.full.decode(first_latents_BC1HW[chosen], latents_BCFHW[chosen])
-        return verify_many([puzzles[i] for i in chosen], videos, self.size)
 
     def audit(
         self,
@@ -152,14 +137,17 @@ class AuditedDecoder:
     ) -> dict[str, float]:
         """Compares a share of the update's verdicts with those of the full decode. Every rank calls it once an update.
 
-        verdicts: of the B samples, after `settle`. Returns what to log. Nothing is decoded once trust has ended.
+        verdicts: of the B samples, by what `reread` gave. Returns what to log. Nothing is decoded once trust has
+        ended.
         """
         if self.trusted and self.config.share > 0:
             mine = self._audited(update, len(puzzles))
-            exact = self._in_full(mine, puzzles, first_latents_BC1HW, latents_BCFHW)
+            videos = self.full.decode(first_latents_BC1HW[mine], latents_BCFHW[mine])
+            exact = verify_many([puzzles[i] for i in mine], videos, self.size)
             differ = [not agree(verdicts[i], e, self.config.tolerance) for i, e in zip(mine, exact, strict=True)]
             self._record(update, [outcome for part in self._world.gather(differ) for outcome in part])
-        self._seen = self._settled = 0
+        share_reread = self._reread / max(1, self._seen)  # of this rank
+        self._seen = self._reread = 0
         rate, (low, high) = disagreement(self._outcomes)
         return {
             "decoder_disagreement": rate,
@@ -167,6 +155,7 @@ class AuditedDecoder:
             "decoder_disagreement_high": high,
             "decoder_audited": float(len(self._outcomes)),
             "decoder_small_in_use": float(self.trusted),
+            "decoder_reread": share_reread,
         }
 
     def _audited(self, update: int, num_samples: int) -> list[int]:

@@ -130,6 +130,7 @@ def open_reward_decoder(
     if folder is None:
         return None
     assert isinstance(source, Encoded), "config.check allows it with a Wan VAE only"
+    assert isinstance(source.codec, WanVAECodec)
     small = RewardDecoder.from_pretrained(Path(folder), world.device, vae=source.data.index["vae"])
     return AuditedDecoder(small, source.codec, (data.height, data.width), config.grpo.audit, config.seed, world, say)
 

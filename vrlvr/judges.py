@@ -23,11 +23,11 @@ class Judges:
     def __init__(self, config: Config, source: Source, world: World, say: Callable[[str], None]) -> None:
         """Raises UserError if the reward decoder is of another VAE."""
         self._audited = audited = open_reward_decoder(config, source, world, say)
-        decoder, size, settle = (
-            (source.codec, None, None) if audited is None else (audited, audited.size, audited.settle)
+        decoder, size, reread = (
+            (source.codec, None, None) if audited is None else (audited, audited.size, audited.reread)
         )
         self._second = SecondOpinion(decoder, size, config.grpo.second_opinion, config.seed, world, say)
-        self.scorer = Scorer(self._second, reward_weights(config), size, world.device, settle)
+        self.scorer = Scorer(self._second, reward_weights(config), size, world.device, reread)
 
     def expect(self, update: int, num_samples: int) -> None:
         """To be called before the update's first samples, of which this process makes so many, come to the scorer."""

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vrlvr.audit import Decoder
 from vrlvr.batches import Prompts
 from vrlvr.distributed import own_cores
-from vrlvr.puzzles import Puzzle, verify_many
+from vrlvr.models.codec import Decoder
+from vrlvr.puzzles import Puzzle, Reading, judge, read_many
 from vrlvr.puzzles.verdict import Verdict, reward
 
 Weights = dict[str, dict[str, float]]
-# Of puzzles, videos_BTYXC, first_latents_BC1HW, latents_BCFHW and verdicts: the verdicts that count, see AuditedDecoder.settle.
-Settle = Callable[[list[Puzzle], np.ndarray, Tensor, Tensor, list[Verdict]], list[Verdict]]
+# Of puzzles, readings, first_latents_BC1HW and latents_BCFHW: the readings to judge, see AuditedDecoder.reread.
+Reread = Callable[[list[Puzzle], list[Reading], Tensor, Tensor], list[Reading]]
 
-_PIECE_BYTES = 2**26  # of pixels that a thread judges at a time
+_PIECE_BYTES = 2**26  # of pixels that a thread reads at a time
 _MAX_THREADS = 8  # of a process
 
 
@@ -43,36 +43,37 @@ def score(
     decoder: Decoder,
     weights: Weights,
     size: tuple[int, int] | None = None,
-    settle: Settle | None = None,
+    reread: Reread | None = None,
 ) -> Scores:
     """Decodes the samples and lets each puzzle's verifier judge them. A verifier's crash is raised, never a reward.
 
     puzzle_B: the place among the prompts of each sample's puzzle. size: height and width in which the boards were drawn, where
-    the decoder's videos are smaller. settle: has the last word on the verdicts.
+    the decoder's videos are smaller. reread: has the last word on what the videos show.
     """
     begin = time.perf_counter()
     first_BC1HW = prompts.first_BC1HW[puzzle_B.to(prompts.first_BC1HW.device)]
     videos = decoder.decode(first_BC1HW, latents_BCFHW)
     decoded = time.perf_counter()
     puzzles = [prompts.puzzles[i] for i in puzzle_B.tolist()]
-    verdicts = _verify(puzzles, videos, size)
-    if settle is not None:
-        verdicts = settle(puzzles, videos, first_BC1HW, latents_BCFHW, verdicts)
+    readings = _read(puzzles, videos, size)
+    if reread is not None:
+        readings = reread(puzzles, readings, first_BC1HW, latents_BCFHW)
+    verdicts = [judge(puzzle, reading) for puzzle, reading in zip(puzzles, readings, strict=True)]
     rewards = [reward(v, weights[p.task]) for p, v in zip(puzzles, verdicts, strict=True)]
     reward_B = torch.tensor(rewards, dtype=torch.float64)
     return Scores(puzzles, verdicts, reward_B, decoded - begin, time.perf_counter() - decoded)
 
 
-def _verify(puzzles: list[Puzzle], videos_BTYXC: np.ndarray, size: tuple[int, int] | None) -> list[Verdict]:
-    """`verify_many` on threads, where there are pixels enough for more than one: numpy lets go of the interpreter meanwhile."""
+def _read(puzzles: list[Puzzle], videos_BTYXC: np.ndarray, size: tuple[int, int] | None) -> list[Reading]:
+    """`read_many` on threads, where there are pixels enough for more than one: numpy lets go of the interpreter meanwhile."""
     piece = max(1, _PIECE_BYTES // videos_BTYXC[0].nbytes)
 
-    def judged(start: int) -> list[Verdict]:
-        return verify_many(puzzles[start : start + piece], videos_BTYXC[start : start + piece], size)
+    def of_piece(start: int) -> list[Reading]:
+        return read_many(puzzles[start : start + piece], videos_BTYXC[start : start + piece], size)
 
     starts = range(0, len(puzzles), piece)
     with ThreadPoolExecutor(max(1, min(_MAX_THREADS, own_cores(), len(starts)))) as threads:
-        return [verdict for part in threads.map(judged, starts) for verdict in part]
+        return [reading for part in threads.map(of_piece, starts) for reading in part]
 
 
 class Scorer:
@@ -87,10 +88,10 @@ class Scorer:
         weights: Weights,
         size: tuple[int, int] | None,
         device: torch.device,
-        settle: Settle | None = None,
+        reread: Reread | None = None,
     ) -> None:
         """See `score`."""
-        self._score = partial(score, decoder=decoder, weights=weights, size=size, settle=settle)
+        self._score = partial(score, decoder=decoder, weights=weights, size=size, reread=reread)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")  # one: parts share the decoder
         self._parts: list[Callable[[], Scores]] = []

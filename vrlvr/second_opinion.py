@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from vrlvr.audit import Decoder
 from vrlvr.distributed import World
 from vrlvr.errors import UserError
+from vrlvr.models.codec import Decoder
 from vrlvr.puzzles import Puzzle
 from vrlvr.puzzles.second import second_verify
 from vrlvr.puzzles.verdict import Verdict

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from wan_folder import WAN21_VAE, WAN22_VAE, tiny_vae
 
-from vrlvr.models.wan_decode import WanDecoder, double_sides, pixel_weights
+from vrlvr.models.wan_decode import WanDecoder, Window, double_sides, margins, pixel_weights
 
 STYLES = {"wan2.1": WAN21_VAE, "wan2.2": WAN22_VAE}
 FRAMES = 6
@@ -89,6 +89,52 @@ def test_fewer_operations_than_diffusers(vae: Any) -> None:
     with FlopCounterMode(display=False) as ours:
         decode(decoder, latents, 2)
     assert 0.85 < ours.get_total_flops() / theirs.get_total_flops() < 0.97
+
+
+WINDOWS = [
+    Window(9, 11, 12, 13),
+    Window(0, 3, 21, 24),
+    Window(17, 20, 0, 1),
+    Window(0, 20, 10, 12),
+    Window(0, 20, 0, 24),
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_window_is_what_the_whole_shows_there(vae: Any, window: Window) -> None:
+    decoder = WanDecoder(vae)
+    latents = torch.randn(1, vae.config.z_dim, 3, 20, 24, generator=torch.Generator().manual_seed(2))
+    side = 8 * (vae.config.patch_size or 1)
+    whole = decode(decoder, latents, 1)
+    expected = whole[..., side * window.top : side * window.bottom, side * window.left : side * window.right]
+    pixels = torch.cat(list(decoder.chunks(latents, 1, window)), dim=2)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=0)
+
+
+def test_a_window_depends_on_no_less_than_its_margins(vae: Any) -> None:
+    """With one row less at the last stage its edge changes: what is computed beyond it is needed."""
+    assert margins(vae.decoder.up_blocks)[-1] == 1 + 2 * len(vae.decoder.up_blocks[-1].resnets)
+    decoder, window = WanDecoder(vae), Window(9, 11, 12, 13)
+    latents = torch.randn(1, vae.config.z_dim, 1, 20, 24, generator=torch.Generator().manual_seed(2))
+    expected = torch.cat(list(decoder.chunks(latents, 1, window)), dim=2)
+    lean = [margin - 1 for margin in margins(vae.decoder.up_blocks)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vrlvr.models.wan_decode.margins", lambda up_blocks: lean)
+        assert not torch.allclose(torch.cat(list(decoder.chunks(latents, 1, window)), dim=2), expected, atol=1e-5)
+
+
+def test_a_small_window_costs_little(vae: Any) -> None:
+    decoder = WanDecoder(vae)
+
+    def cost(window: Window | None) -> int:
+        with FlopCounterMode(display=False) as counter:
+            list(decoder.chunks(torch.empty(1, vae.config.z_dim, 3, 30, 52, device="meta"), 2, window))
+        return counter.get_total_flops()
+
+    vae.to("meta")
+    decoder = WanDecoder(vae)
+    assert cost(Window(12, 15, 24, 27)) < 0.25 * cost(None)
 
 
 def test_doubling_is_enlarging_then_convolving() -> None:

@@ -137,7 +137,7 @@ def _judge(folder: Path, answer: Answer) -> Outcome:
     except Unreadable as error:
         return replace(failed(item, "undecodable"), note=f"{printable(name)} {error.cause}")
     shown = puzzles.read(item.puzzle, decoded.video_TYXC)
-    verdict = puzzles.room_of(item.puzzle).judge(item.puzzle, *shown)
+    verdict = puzzles.judge(item.puzzle, shown)
     gliding = judge_gliding(item.puzzle, *shown, verdict)
     return Outcome(item, "judged", verdict, decoded.note, None if gliding == verdict else gliding)
 

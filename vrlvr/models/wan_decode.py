@@ -8,18 +8,29 @@ between two convolutions. The function is the same here, to rounding; what diffe
   the convolution reads; its spatial zeros are the convolution's own padding.
 - Doubling rows and columns and the 3x3 convolution after it are one convolution of 2x2 taps with an output for each of the
   four pixels (Shi et al., arXiv 1609.05158): 4/9 of the multiplications, and nothing is enlarged before them.
+- A window of the pixels costs little more than its share of them: attention, which looks everywhere, is over before anything
+  is enlarged, and from there on each stage computes just what the window's convolutions see.
 
 Shapes: B videos, C channels, F latent frames, T video frames, H/W rows/columns of the stage at hand.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Past = dict[Any, Tensor]  # by causal convolution: the last frames of its input so far
+
+
+class Window(NamedTuple):
+    """Rows [top, bottom) and columns [left, right) of latent positions."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
 class WanDecoder:
@@ -39,25 +50,32 @@ class WanDecoder:
         self._pixel_weights = {u: pixel_weights(u.resample[1].weight) for u in upsamplers if u is not None}
 
     @torch.no_grad()
-    def chunks(self, latents_BCFHW: Tensor, chunk_frames: int) -> Iterator[Tensor]:
-        """Pixels (B, 3, T, Y, X) in [-1, 1]: of latent frame 0 (T = 1), then of chunk_frames more at a time (T = 4 each)."""
+    def chunks(self, latents_BCFHW: Tensor, chunk_frames: int, window: Window | None = None) -> Iterator[Tensor]:
+        """Pixels (B, 3, T, Y, X) in [-1, 1]: of latent frame 0 (T = 1), then of chunk_frames more at a time (T = 4 each).
+
+        window: the positions whose pixels are wanted, by default all; they are those of the whole, to rounding.
+        """
         past: Past = {}
         vae = self._vae
+        window = window or Window(0, latents_BCFHW.shape[3], 0, latents_BCFHW.shape[4])
         x = functional.conv3d(latents_BCFHW, vae.post_quant_conv.weight, vae.post_quant_conv.bias)
         for i, chunk in enumerate((x[:, :, :1], *x[:, :, 1:].split(chunk_frames, dim=2))):
             if chunk.shape[2]:
-                pixels = self._decode(chunk.contiguous(memory_format=torch.channels_last_3d), past, first=i == 0)
+                pixels = self._decode(chunk.contiguous(memory_format=torch.channels_last_3d), past, i == 0, window)
                 yield unpatchify(pixels, vae.config.patch_size or 1).clamp_(-1, 1)
 
-    def _decode(self, x: Tensor, past: Past, first: bool) -> Tensor:
+    def _decode(self, x: Tensor, past: Past, first: bool, window: Window) -> Tensor:
         """A chunk through the decoder. first: it is latent frame 0, which has no frames before it and is not doubled."""
         decoder = self._vae.decoder
+        whole = held = Window(0, x.shape[3], 0, x.shape[4])
+        sides = 1  # of x, for each of the latents'
         x = causal_conv(decoder.conv_in, x, past)
         mid = decoder.mid_block
         x = residual_block(mid.resnets[0], x, past)
         for attention, block in zip(mid.attentions, mid.resnets[1:], strict=True):
             x = residual_block(block, attention(x).contiguous(memory_format=torch.channels_last_3d), past)
-        for up_block in decoder.up_blocks:
+        for up_block, margin in zip(decoder.up_blocks, margins(decoder.up_blocks), strict=True):
+            x, held = crop(x, held, widened(window, whole, sides, margin))
             entry = x
             for block in up_block.resnets:
                 x = residual_block(block, x, past)
@@ -67,13 +85,47 @@ class WanDecoder:
                 x = double_sides(self._pixel_weights[upsampler], upsampler.resample[1].bias, x)
             if (shortcut := getattr(up_block, "avg_shortcut", None)) is not None:
                 add_repeated(x, entry, shortcut, first)
-        return norm_silu_conv(decoder.norm_out, decoder.conv_out, x, past)
+            if upsampler is not None:
+                sides, held = 2 * sides, Window(*(2 * edge for edge in held))
+        x = norm_silu_conv(decoder.norm_out, decoder.conv_out, x, past)
+        return crop(x, held, widened(window, whole, sides, 0))[0]
 
 
 def _upsampler(up_block: Any) -> Any:
     """A block's upsampler, or None: Wan2.2's blocks have one, Wan2.1's a list of one."""
     upsamplers = getattr(up_block, "upsamplers", None)
     return upsamplers[0] if upsamplers else getattr(up_block, "upsampler", None)
+
+
+def margins(up_blocks: Any) -> list[int]:
+    """For each block the rows of its input that pixels depend on beyond their own, likewise the columns."""
+    needed, by_block = 1, []  # conv_out sees one row further on either side
+    for block in reversed(up_blocks):
+        if _upsampler(block) is not None:
+            needed = (needed + 1) // 2 + 1  # two rows are made of one, and its neighbours
+        needed += 2 * len(block.resnets)  # of two 3x3 convolutions each
+        by_block.append(needed)
+    return by_block[::-1]
+
+
+def widened(window: Window, whole: Window, sides: int, margin: int) -> Window:
+    """A window at `sides` times the latents' resolution, with `margin` more on either side, where the whole goes so far."""
+    top, bottom, left, right = (sides * edge for edge in window)
+    return Window(
+        max(0, top - margin),
+        min(sides * whole.bottom, bottom + margin),
+        max(0, left - margin),
+        min(sides * whole.right, right + margin),
+    )
+
+
+def crop(x: Tensor, held: Window, wanted: Window) -> tuple[Tensor, Window]:
+    """What is wanted of x (B, C, T, H, W), which holds a window of its own; and the window that the result holds."""
+    if wanted == held:
+        return x, held
+    rows = slice(wanted.top - held.top, wanted.bottom - held.top)
+    columns = slice(wanted.left - held.left, wanted.right - held.left)
+    return x[..., rows, columns].contiguous(memory_format=torch.channels_last_3d), wanted
 
 
 def causal_conv(conv: Any, x: Tensor, past: Past) -> Tensor:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vrlvr.errors import UserError
-from vrlvr.models.wan_decode import WanDecoder
+from vrlvr.models.wan_decode import WanDecoder, Window
 
 FRAMES_PER_LATENT = 4  # diffusers' encoder reads its input in groups of four whatever the config
 # Latent positions, of all videos and frames together, that pass the decoder at once: 4 frames of 480x832 behind Wan2.2's VAE.
@@ -113,6 +113,11 @@ class WanVAECodec:
             ]
         )
 
+    def decode_window(self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor, window: Window) -> np.ndarray:
+        """`decode` of the pixels of a window of latent positions alone: uint8 RGB video_BTYXC. F may be 0: the first frame."""
+        pixels = self.pixels(first_latents_BC1HW, latents_BCFHW, window=window)
+        return torch.cat([levels(p) for p in pixels], dim=1).cpu().numpy()
+
     def batches(
         self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor, chunk_frames: int | None = None
     ) -> list[tuple[Tensor, Tensor]]:
@@ -122,18 +127,22 @@ class WanVAECodec:
         return list(zip(first_latents_BC1HW.split(videos), latents_BCFHW.split(videos), strict=True))
 
     def pixels(
-        self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor, chunk_frames: int | None = None
+        self,
+        first_latents_BC1HW: Tensor,
+        latents_BCFHW: Tensor,
+        chunk_frames: int | None = None,
+        window: Window | None = None,
     ) -> Iterator[Tensor]:
         """Normalised latents -> pixels_BCTYX in [-1, 1] in the VAE's dtype: of the first frame, then of chunk_frames latent
-        frames at a time. All videos pass at once, see `batches`."""
+        frames at a time. All videos pass at once, see `batches`. window: of latent positions, by default all."""
         chunk = chunk_frames or self._chunk_frames(latents_BCFHW)
         latents = torch.cat((first_latents_BC1HW, latents_BCFHW), dim=2).to(self.vae.device, torch.float32)
-        return self._decoder.chunks((latents * self._std_C111 + self._mean_C111).to(self.vae.dtype), chunk)
+        return self._decoder.chunks((latents * self._std_C111 + self._mean_C111).to(self.vae.dtype), chunk, window)
 
     def _chunk_frames(self, latents_BCFHW: Tensor) -> int:
         """As many latent frames of a video as max_latents allows."""
         _, _, frames, height, width = latents_BCFHW.shape
-        return min(frames, max(1, self.max_latents // (height * width)))
+        return max(1, min(frames, self.max_latents // (height * width)))
 
     @cached_property
     def _decoder(self) -> WanDecoder:

@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,15 @@ from vrlvr.puzzles.verdict import Verdict
 ROOMS: dict[str, Any] = {"maze": maze, "flowfree": flow_free, "sokoban": sokoban}
 MAX_FILE_BYTES = 1 << 20  # of a puzzle's JSON; the largest boards take a tenth of it
 Puzzle = maze.Puzzle | flow_free.Puzzle | sokoban.Puzzle
+
+
+class Reading(NamedTuple):
+    """The boards that a video shows: labels_TRK int16 and rmse_TRK float32, see `board.read`."""
+
+    labels_TRK: NDArray[np.int16]
+    rmse_TRK: NDArray[np.float32]
+
+
 # Default weights of the components, {task: {component: weight}}; a solved, clean video earns 1.
 DENSE_REWARD = {
     "maze": {"solved": 0.6, "progress": 0.4, "error": -0.2},
@@ -83,33 +92,39 @@ def verify(puzzle: Puzzle, video: NDArray[np.uint8]) -> Verdict:
     Every frame counts and between two frames at most one move is made, whatever the frame rate: a video that lost frames is
     lawful as long as each state is still shown. Colours may be off by as much as `calibrate` allows, told by frame 0.
     """
-    return room_of(puzzle).judge(puzzle, *read(puzzle, video))
+    return judge(puzzle, read(puzzle, video))
 
 
-def read(
-    puzzle: Puzzle, video: NDArray[np.uint8], size: tuple[int, int] | None = None
-) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """The boards that video_TYXC shows: labels_TRK and rmse_TRK, see `board.read`."""
-    return board.read(video, room_of(puzzle).LOOKS, puzzle.rows, puzzle.cols, size, _start(puzzle))
+def judge(puzzle: Puzzle, reading: Reading) -> Verdict:
+    """What `verify` says of a video that was read."""
+    return room_of(puzzle).judge(puzzle, *reading)
+
+
+def read(puzzle: Puzzle, video: NDArray[np.uint8], size: tuple[int, int] | None = None) -> Reading:
+    """The boards that video_TYXC shows. size: height and width in which they were drawn, if it was scaled since."""
+    return Reading(*board.read(video, room_of(puzzle).LOOKS, puzzle.rows, puzzle.cols, size, _start(puzzle)))
+
+
+def read_many(
+    puzzles: Sequence[Puzzle], videos: NDArray[np.uint8], size: tuple[int, int] | None = None
+) -> list[Reading]:
+    """`read` over videos_BTYXC, all boards of a kind at once."""
+    kinds: dict[tuple[str, int, int], list[int]] = {}
+    for i, puzzle in enumerate(puzzles):
+        kinds.setdefault((puzzle.task, puzzle.rows, puzzle.cols), []).append(i)
+    readings: dict[int, Reading] = {}
+    for (task, rows, cols), indices in kinds.items():
+        starts = np.stack([_start(puzzles[i]) for i in indices])
+        read_BTRK = board.read(videos[indices], ROOMS[task].LOOKS, rows, cols, size, starts)
+        readings |= {i: Reading(*of_one) for i, *of_one in zip(indices, *read_BTRK, strict=True)}
+    return [readings[i] for i in range(len(puzzles))]
 
 
 def verify_many(
     puzzles: Sequence[Puzzle], videos: NDArray[np.uint8], size: tuple[int, int] | None = None
 ) -> list[Verdict]:
-    """`verify` over videos_BTYXC, reading all boards of a kind at once.
-
-    size: height and width in which the boards were drawn, if the videos were scaled since.
-    """
-    kinds: dict[tuple[str, int, int], list[int]] = {}
-    for i, puzzle in enumerate(puzzles):
-        kinds.setdefault((puzzle.task, puzzle.rows, puzzle.cols), []).append(i)
-    verdicts: dict[int, Verdict] = {}
-    for (task, rows, cols), indices in kinds.items():
-        starts = np.stack([_start(puzzles[i]) for i in indices])
-        labels, rmse = board.read(videos[indices], ROOMS[task].LOOKS, rows, cols, size, starts)
-        for j, i in enumerate(indices):
-            verdicts[i] = ROOMS[task].judge(puzzles[i], labels[j], rmse[j])
-    return [verdicts[i] for i in range(len(puzzles))]
+    """`verify` over videos_BTYXC. size: see `read`."""
+    return [judge(*pair) for pair in zip(puzzles, read_many(puzzles, videos, size), strict=True)]
 
 
 def to_text(puzzle: Puzzle) -> str:
