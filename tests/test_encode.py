@@ -569,6 +569,18 @@ def test_a_folder_of_other_content_is_refused(data: Path, model: Path, tmp_path:
         run(data, model, tmp_path / "missing" / "encoded")
 
 
+def edit_place(folder: Path, **values: Any) -> None:
+    edit(folder / "index.json", lambda index: index["instances"]["train/maze/00000"].update(values))
+
+
+def test_rows_that_a_shard_has_not_are_told(copy: Path) -> None:
+    edit_place(copy, row=7)
+    with pytest.raises(
+        UserError, match=r"train-00000\.safetensors is damaged \(its first are not of the index's shape"
+    ):
+        EncodedData(copy).first(["train/maze/00000"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -579,6 +591,14 @@ def test_a_folder_of_other_content_is_refused(data: Path, model: Path, tmp_path:
         (lambda folder: (folder / "index.json").write_text("[]"), r"index\.json is broken"),
         (lambda folder: (folder / "index.json").write_text('{"version": 2}'), "version=2, not 1"),
         (lambda folder: edit(folder / "index.json", lambda index: index.pop("instances")), "it lacks instances"),
+        (lambda folder: edit(folder / "index.json", lambda index: index.update(instances=[])), "of another kind"),
+        (
+            lambda folder: edit(folder / "index.json", lambda index: index.update(latent_shape=[6, 1, 4])),
+            "another kind",
+        ),
+        (lambda folder: edit_place(folder, shard="../train-00000.safetensors"), "of another kind"),
+        (lambda folder: edit_place(folder, row="0"), "of another kind"),
+        (lambda folder: edit_place(folder, prompt=99), "of another kind"),
     ],
 )
 def test_a_folder_that_cannot_be_read_gets_one_line(change: Callable[[Path], object], message: str, copy: Path) -> None:

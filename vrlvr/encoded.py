@@ -164,7 +164,10 @@ class EncodedData:
         channels, frames, height, width = self.latent_shape
         out = torch.empty(len(stems), channels, frames if name == "video" else 1, height, width)
         for shard, batch in by_shard.items():
-            out[batch] = self._rows(shard, name, [self._place(stems[b])["row"] for b in batch]).float()
+            found = self._rows(shard, name, [self._place(stems[b])["row"] for b in batch])
+            if found.shape[1:] != out.shape[1:] or len(found) != len(batch):
+                raise _damaged(self.folder / shard, f"its {name} are not of the index's shape or number")
+            out[batch] = found.float()
         return out
 
     def _rows(self, shard: str, name: str, rows: Sequence[int]) -> Tensor:
@@ -196,12 +199,32 @@ def read_index(folder: Path) -> Index:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         missing = Index.__required_keys__ - index.keys()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is broken ({error}); encode into another folder") from error
     compare(folder, index, {"version": VERSION})
     if missing:
         raise UserError(f"{path} is broken (it lacks {min(missing)}); encode into another folder")
+    if not _is_index(index):
+        raise UserError(f"{path} is broken (entries of another kind); encode into another folder")
     return index
+
+
+def _is_index(index: dict[str, Any]) -> bool:
+    """Whether the entries that are read are of the right kinds, and name files of their own folder only."""
+    shape, prompts, places = index["latent_shape"], index["prompts"], index["instances"]
+    if not (isinstance(shape, list) and isinstance(prompts, list) and isinstance(places, dict)):
+        return False
+    return (
+        len(shape) == 4
+        and all(type(size) is int and size > 0 for size in shape)
+        and all(isinstance(place, dict) and Place.__required_keys__ <= place.keys() for place in places.values())
+        and all(
+            stem.count("/") == 2 and Path(str(place["shard"])).name == place["shard"] for stem, place in places.items()
+        )
+        and all(type(place["row"]) is int and place["row"] >= 0 for place in places.values())
+        and all(type(place["prompt"]) is int and 0 <= place["prompt"] < len(prompts) for place in places.values())
+        and all(isinstance(place["puzzle"], str) for place in places.values())
+    )
 
 
 def compare(folder: Path, former: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

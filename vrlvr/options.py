@@ -26,9 +26,9 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "vrlvr train") -> 
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of the options below")
     parser.add_class_arguments(Config)
-    for key, section in (("Config", Config()), *_sections(Config())):  # the docstrings tell what each option is
-        group = parser.groups[key]
-        group.title, group.description = f"{key} options", inspect.getdoc(section)
+    sections = {"Config": Config(), **dict(_sections(Config()))}
+    for key, group in (parser.groups or {}).items():  # the docstrings tell what each option is
+        group.title, group.description = f"{key} options", inspect.getdoc(sections[key])
     try:
         parsed = parser.parse_args(arguments)
         for key, _ in _sections(Config()):
