@@ -368,7 +368,5 @@ def test_sizes_of_a_model_that_is_not_here(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(UserError, match="no readable JSON"):
         sizes_of(wan(), path)
-    with pytest.raises(
-        UserError, match=r"496x832 pixels must have sides divisible by 32 .*; use 512x832"
-    ):
+    with pytest.raises(UserError, match=r"496x832 pixels must have sides divisible by 32 .*; use 512x832"):
         sizes_of(wan("--data.height", "496"))

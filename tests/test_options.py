@@ -52,6 +52,7 @@ def refusal(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[
         ("--model.path wan --data.encoded encoded", ["data.dir"]),
         ("--model.path wan --data.encoded encoded --data.dir data", ["model.conditioning=concat", "pin"]),
         ("--model.lora.rank 4", ["model.lora.rank=4", "model.path"]),
+        ("--grpo.start model", ["grpo.start=model", "model.path"]),
         ("--grpo.reward_decoder small", ["grpo.reward_decoder=small", "model.path"]),
         ("--checkpoints_to_keep 0", ["checkpoints_to_keep=0", "at least 1"]),
         ("--data.width 20", ["data.width=20", "use data.height=16"]),  # cells of 4 pixels, 2 beside the codec's

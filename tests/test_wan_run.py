@@ -127,6 +127,21 @@ def test_rl_needs_first_frames_and_prompts_alone(folders: dict[str, Path], tmp_p
         frames.training_set(drawn).row(0)
 
 
+def test_rl_of_a_model_that_was_fine_tuned_elsewhere(folders: dict[str, Path], tmp_path: Path) -> None:
+    """No SFT of ours: from the folder itself, whose export has one stage to tell of."""
+    run = tmp_path / "run"
+    more = ["--model.lora.rank", "2", "--grpo.start", "model", "--grpo.updates", "1", "--grpo.anchor_weight", "0"]
+    for stage in ("data", "grpo"):
+        assert main(arguments(folders, run, *more, "--stage", stage)) == 0
+    weights = read_average(run / "checkpoints" / "grpo-final")
+    assert any(tensor.any() for key, tensor in weights.items() if "lora_B" in key)
+    out = tmp_path / "out"
+    assert cli.main(["export", "--run_dir", str(run), "--out", str(out), "--format", "lora-comfyui"]) == 0
+    card = (out / "README.md").read_text()
+    assert "| grpo | grpo-final | 1 |" in card
+    assert "| sft |" not in card
+
+
 def test_training_holds_no_encoder(folders: dict[str, Path], tmp_path: Path) -> None:
     """Neither the VAE's nor the text's; the decoder decodes as ever, and the estimate counts what is there."""
     config = options.parse(arguments(folders, tmp_path / "run"))

@@ -127,6 +127,7 @@ class SftConfig:
 class GrpoConfig:
     """SDE-GRPO with Early-Step Focus.
 
+    start: from the run's own SFT, or from model.path as it is, where that was fine-tuned elsewhere (an export, say).
     puzzles x group_size samples an update; noise and gradient in the first sde_steps of num_steps ("all": full-step training,
     all but the last step, which ends at sigma 0); the rest of the way is an ODE in tail_steps steps (None: on the full grid).
     mix: puzzles of each task per cycle of draws, 1 where it names none.
@@ -143,6 +144,7 @@ class GrpoConfig:
     reward: dense, sparse (success only), or the weights of every task's components, {task: {component: weight}}.
     """
 
+    start: Literal["sft", "model"] = "sft"
     updates: int = 180
     puzzles: int = 36
     mix: dict[str, int] = field(default_factory=dict)
@@ -327,6 +329,8 @@ def _check_wan(config: Config) -> None:
             raise UserError(
                 f"model.lora.rank={model.lora.rank} needs a pretrained model; give model.path, or use rank 0"
             )
+        if config.grpo.start == "model":
+            raise UserError("grpo.start=model needs a pretrained model; give model.path, or use grpo.start=sft")
         return
     if data.dir is None:
         raise UserError("data.encoded needs the data set that was encoded; give its folder as data.dir")

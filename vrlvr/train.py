@@ -117,10 +117,13 @@ def run_sft(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
 
 
 def run_grpo(config: Config, world: World, log: RunLog, run_dir: Path) -> None:
-    """Trains the SFT policy by reinforcement."""
+    """Trains the SFT policy, or model.path itself, by reinforcement."""
     source = open_source(config, run_dir, world.device)
     checkpoints = Checkpoints(run_dir, world, config.resume == "auto", config.checkpoints_to_keep)
-    policy = load_policy(config, source, world.device, run_dir, "sft-final")
+    if config.grpo.start == "model":
+        policy = build_policy(config, source, world.device)
+    else:
+        policy = load_policy(config, source, world.device, run_dir, "sft-final")
     held = config.grpo.kl_weight > 0 or config.grpo.anchor_weight > 0
     reference = frozen_copy(policy) if held else policy  # where nothing is held near it, it costs no memory
     train_grpo(config, world, log, checkpoints, policy, reference, source, read_split(run_dir, "val"))
