@@ -599,6 +599,10 @@ def test_rows_that_a_shard_has_not_are_told(copy: Path) -> None:
         (lambda folder: edit_place(folder, shard="../train-00000.safetensors"), "of another kind"),
         (lambda folder: edit_place(folder, row="0"), "of another kind"),
         (lambda folder: edit_place(folder, prompt=99), "of another kind"),
+        (
+            lambda folder: edit(folder / "index.json", lambda index: index["prompts"].append("one more")),
+            r"prompts\.safetensors is damaged \(it holds fewer prompts",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_read_gets_one_line(change: Callable[[Path], object], message: str, copy: Path) -> None:

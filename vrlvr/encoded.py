@@ -93,6 +93,8 @@ class EncodedData:
             self._stems.setdefault((split, task), []).append(stem)
         self._handle = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
         self.prompt_table: Tensor = self._rows(PROMPTS, "text", range(len(self.index["prompts"])))
+        if len(self.prompt_table) != len(self.index["prompts"]):
+            raise _damaged(folder / PROMPTS, "it holds fewer prompts than the index")
 
     def stems(self, split: str, task: str) -> list[str]:
         """The instances of a task in a split, in the data set's order."""
