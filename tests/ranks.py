@@ -37,10 +37,20 @@ def on_ranks(processes: int, job: str, argument: Any, timeout: float = 300) -> s
     return finished
 
 
-def train_runs(world: World, runs: list[list[str]]) -> None:
-    """Whole runs, one after another, each given by its command line."""
-    for arguments in runs:
+def train_runs(world: World, argument: dict[str, list[list[str]]]) -> None:
+    """Whole runs, one after another, each given by its command line. `again`: some of them, cut back and resumed."""
+    for arguments in argument["runs"]:
         train(options.parse(arguments), world, arguments)
+    for arguments in argument["again"]:
+        config = options.parse(arguments)
+        world.on_main(lambda run=Path(config.run_dir): cut_back(run, run / "reached"))
+        train(config, world, arguments)
+
+
+def cut_back(run_dir: Path, aside: Path) -> None:
+    """As if the run had been killed in its second and last update. What it had reached is kept aside."""
+    (run_dir / "checkpoints" / "grpo-final").rename(aside)
+    (run_dir / "checkpoints" / "latest-grpo").write_text("grpo-000001\n")
 
 
 def half_precision(world: World, argument: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import on_ranks
+from ranks import cut_back, on_ranks
 from tiny_run import ARGUMENTS, random_policy, tiny_codec, tiny_config
 
 from vrlvr import engine as engines
@@ -65,8 +65,7 @@ def halfway(alone: Path) -> Path:
     """That run, as if killed in its second and last update."""
     path = alone.with_name("halfway")
     shutil.copytree(alone, path)
-    shutil.rmtree(path / "checkpoints" / "grpo-final")
-    (path / "checkpoints" / "latest-grpo").write_text("grpo-000001\n")
+    cut_back(path, path / "reached")
     return path
 
 
@@ -74,7 +73,9 @@ def halfway(alone: Path) -> Path:
 def test_every_engine_trains_what_one_process_trains(
     processes: int, alone: Path, halfway: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And goes on from its checkpoint, by another engine and number of processes; and one process from theirs."""
+    """And goes on from its checkpoint, by another engine and number of processes; and one process from theirs. The same number
+    of processes goes on to the bit.
+    """
     pytest.importorskip("deepspeed")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "compiled"))
     whole = {stage: tmp_path / f"whole{stage}" for stage in STAGES}
@@ -86,19 +87,23 @@ def test_every_engine_trains_what_one_process_trains(
         [*RUN, "--engine.zero_stage", str(s), "--run_dir", str(path), "--stage", "grpo", "--resume", "auto"]
         for s, path in resumed.items()
     ]
-    on_ranks(processes, "train_runs", runs)
+    same = whole[2 if processes == 2 else 0]
+    again = [run for run in runs[: len(whole)] if str(same) in run]
+    again = [[*run, "--stage", "grpo", "--resume", "auto"] for run in again]
+    on_ranks(processes, "train_runs", {"runs": runs, "again": again})
     assert not (tmp_path / "compiled").exists()  # DeepSpeed's operator for collectives on the CPU
     for path in whole.values():
         assert_same_curve(path, alone)
         for name in ("sft-final", "grpo-000001", "grpo-final"):
             assert_same_checkpoint(path / "checkpoints" / name, alone / "checkpoints" / name)
+    for file in (same / "reached").iterdir():  # resumed by as many processes: to the bit
+        assert (same / "checkpoints" / "grpo-final" / file.name).read_bytes() == file.read_bytes(), file.name
     for path in resumed.values():
         assert curve(path)[-1] == pytest.approx(curve(alone)[-1], rel=1e-6, abs=1e-9)
         assert_same_checkpoint(path / "checkpoints" / "grpo-final", alone / "checkpoints" / "grpo-final")
 
     back = whole[3]
-    shutil.rmtree(back / "checkpoints" / "grpo-final")
-    (back / "checkpoints" / "latest-grpo").write_text("grpo-000001\n")
+    cut_back(back, back / "reached")
     assert main([*RUN, "--run_dir", str(back), "--stage", "grpo", "--resume", "auto"]) == 0
     assert curve(back)[-1] == pytest.approx(curve(alone)[-1], rel=1e-6, abs=1e-9)
 
