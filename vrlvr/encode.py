@@ -77,7 +77,7 @@ def encode(
     shards = [*every_shard.items()][rank::size]
     missing = {name: members for name, members in shards if not encoded.is_intact(out / name)}
     if not missing:
-        if rank == 0:
+        if size == 1:  # of several processes others may be at work
             print(f"{out} is complete: {len(rows)} instances")
         return
     codec = WanVAECodec.from_pretrained(model / "vae", where)

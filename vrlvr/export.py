@@ -51,15 +51,15 @@ def export(
     Raises UserError if the run has no such checkpoint, or the format is not for its kind; and if `out` holds anything else.
     """
     config = options.parse(["--config", str(_config_file(run_dir))])
-    tensors = _transformer_tensors(run_dir / "checkpoints" / checkpoint)
-    adapters = adapters_of(tensors)
-    source = _check_format(format, config, bool(adapters), run_dir)
-    card = model_card(run_dir, config, checkpoint, format, base_model)
-    if format.startswith("lora-"):
-        to_format = diffusers_lora if format == "lora-diffusers" else comfyui_lora
-        _write_file(out, LORA_FILE, to_format(adapters, config.model.lora.alpha), card)
-    else:
-        with Console().status(f"reading {source}") as status:
+    with Console().status(f"reading {checkpoint} of {run_dir}") as status:
+        tensors = _transformer_tensors(run_dir / "checkpoints" / checkpoint)
+        adapters = adapters_of(tensors)
+        source = _check_format(format, config, bool(adapters), run_dir)
+        card = model_card(run_dir, config, checkpoint, format, base_model)
+        if format.startswith("lora-"):
+            to_format = diffusers_lora if format == "lora-diffusers" else comfyui_lora
+            _write_file(out, LORA_FILE, to_format(adapters, config.model.lora.alpha), card)
+        else:
             dit = _merged(config, source, adapters) if adapters else _fine_tuned(config, source, tensors)
             status.update(f"writing {out}")
             if format == "comfyui":

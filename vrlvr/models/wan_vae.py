@@ -53,7 +53,7 @@ class WanVAECodec:
             vae, loaded = AutoencoderKLWan.from_pretrained(
                 str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-        except (OSError, ValueError, SafetensorError) as error:  # ValueError: of shapes that differ
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # shapes that differ, among others
             reason = " ".join(str(error).split())
             raise UserError(f"{folder} is no readable VAE ({reason}); download the model again") from error
         if loaded["missing_keys"]:  # diffusers would go on without them
