@@ -14,7 +14,7 @@ from vrlvr.build import open_source
 from vrlvr.checkpoint import read_average
 from vrlvr.distill import distill_decoder
 from vrlvr.errors import UserError
-from vrlvr.evaluation.tables import read_results
+from vrlvr.evaluation.tables import read_gains, read_results
 from vrlvr.models.wan import load_transformer
 from vrlvr.models.wan_vae import WanVAECodec
 from vrlvr.puzzles import ROOMS
@@ -131,8 +131,9 @@ def test_rl_of_a_model_that_was_fine_tuned_elsewhere(folders: dict[str, Path], t
     """No SFT of ours: from the folder itself, whose export has one stage to tell of."""
     run = tmp_path / "run"
     more = ["--model.lora.rank", "2", "--grpo.start", "model", "--grpo.updates", "1", "--grpo.anchor_weight", "0"]
-    for stage in ("data", "grpo"):
+    for stage in ("data", "grpo", "eval"):
         assert main(arguments(folders, run, *more, "--stage", stage)) == 0
+    assert {(gain["before"], gain["after"]) for gain in read_gains(run / "gains.json")} == {("base", "rl")}
     weights = read_average(run / "checkpoints" / "grpo-final")
     assert any(tensor.any() for key, tensor in weights.items() if "lora_B" in key)
     out = tmp_path / "out"

@@ -124,8 +124,9 @@ def evaluate_systems(
         del policy
     if world.is_main:
         gains = []
-        if {"sft", "rl"} <= systems.keys():
-            gains = [paired_gain("sft", "rl", task, verdicts[task, "sft"], verdicts[task, "rl"]) for task in test]
+        before = "sft" if "sft" in systems else "base"  # what RL started from
+        if {before, "rl"} <= systems.keys():
+            gains = [paired_gain(before, "rl", task, verdicts[task, before], verdicts[task, "rl"]) for task in test]
         write_results(run_dir / "results.json", [rows[task, system] for task in test for system in systems])
         write_gains(run_dir / "gains.json", [*gains, mean_gain(gains)] if gains else [])
 
