@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,7 @@ def test_ranks_that_torchrun_starts_again_meet_in_another_place(monkeypatch: pyt
         distributed, "Heartbeat", lambda store, *_: stores.append(store) or SimpleNamespace(end=lambda _: 0)
     )
     monkeypatch.setattr(dist, "init_process_group", lambda *_, store, **__: stores.append(store))
+    monkeypatch.setattr(distributed, "_meet", lambda *_: None)
     for name in ("barrier", "destroy_process_group"):
         monkeypatch.setattr(dist, name, lambda: None)
     for attempt in ("0", "1"):
@@ -226,6 +228,18 @@ def test_ranks_that_torchrun_starts_again_meet_in_another_place(monkeypatch: pyt
                 assert not store.check(["said"])
                 store.set("said", "by the first")
     assert len(stores) == 4
+
+
+def test_ranks_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a node where nothing could be started: the others would pay an hour for waiting."""
+    monkeypatch.setattr(distributed, "_JOINING", timedelta(seconds=1))
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True)
+    store.set("rank 2 is here", "")
+    with pytest.raises(UserError, match="rank 1, 3 of 4 did not come within 1 s"):
+        distributed._meet(store, 0, 4)
+    for rank in (1, 3):
+        store.set(f"rank {rank} is here", "")
+    distributed._meet(store, 0, 4)
 
 
 def test_what_one_rank_alone_meets_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +264,7 @@ def test_every_line_is_told_once(
     def refuse() -> None:
         raise error("x")
 
-    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr("vrlvr.train.joined_world", refuse)
     assert main(ARGUMENTS) == 2
     assert capsys.readouterr().err == (f"vrlvr: {told}\n" if told else "")

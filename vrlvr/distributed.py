@@ -17,6 +17,7 @@ from vrlvr.heartbeat import Heartbeat
 Result = TypeVar("Result")
 
 _BUCKET_NUMEL = 100_000_000
+_JOINING = timedelta(minutes=10)  # in which all ranks are to begin
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,19 @@ def own_cores() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def _meet(store: dist.Store, rank: int, size: int) -> None:
+    """Waits for all ranks. Raises UserError that names those that do not come: of another node, most often."""
+    places = [f"rank {other} is here" for other in range(size)]
+    store.set(places[rank], "")
+    try:
+        store.wait(places, _JOINING)
+    except dist.DistError as error:
+        missing = ", ".join(str(other) for other in range(size) if not store.check([places[other]]))
+        raise UserError(
+            f"rank {missing} of {size} did not come within {_JOINING.total_seconds():.0f} s; look at what its node said"
+        ) from error
+
+
 def pick_device(name: str) -> torch.device:
     """The device of that name, a GPU as the current one; `auto` is this process's GPU if there is one.
 
@@ -116,8 +130,8 @@ def pick_device(name: str) -> torch.device:
 def joined_world() -> Iterator[World]:
     """The world of torchrun's processes (nccl on GPUs, gloo on CPUs), or of one.
 
-    If a process dies, the others end within 30 s and name it. Raises UserError, in all of them, if they outnumber the GPUs, and
-    LocalError in place of a UserError that rank 0 does not have.
+    If a process dies, the others end within 30 s and name it. Raises UserError, in all of them, if they outnumber the GPUs or
+    some do not come, and LocalError in place of a UserError that rank 0 does not have.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
@@ -131,13 +145,13 @@ def joined_world() -> Iterator[World]:
     timeout = timedelta(hours=1)
     # Where torchrun starts the ranks again (--max-restarts), the addresses and last words of the former ones still lie there.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store, rank, size = next(dist.rendezvous("env://", rank, size))
+    store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=_JOINING))
+    store = dist.PrefixStore(attempt, store)
+    _meet(store, rank, size)
     store.set_timeout(timeout)
     # No device_id, which binds and splits communicators: with it others saw DeepSpeed hang (its pull request 7266).
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, store=dist.PrefixStore(attempt, store), rank=rank, world_size=size, timeout=timeout
-    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # A connection of its own: the process group's may be waiting for something.
     own = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with joined_world() as world:
             train(config, world, arguments)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, LocalError):
+        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, LocalError):  # once a node
             print(f"vrlvr: {error}", file=sys.stderr)
         return 2
     return 0
