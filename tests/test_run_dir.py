@@ -104,6 +104,13 @@ def test_a_checkpoint_that_a_crash_left_aside_is_found(copy_of: Path) -> None:
     assert main([*ARGUMENTS, *SHORT, "--run_dir", str(copy_of), "--stage", "grpo"]) == 0
 
 
+def test_a_complete_stage_is_not_written_again(copy_of: Path) -> None:
+    """70 GB at full size."""
+    before = {path: path.stat().st_ino for path in (copy_of / "checkpoints").rglob("*")}
+    assert main([*ARGUMENTS, *SHORT, "--run_dir", str(copy_of), "--stage", "sft", "--resume", "auto"]) == 0
+    assert {path: path.stat().st_ino for path in (copy_of / "checkpoints").rglob("*")} == before
+
+
 def test_a_folder_that_nodes_do_not_share(copy_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "gather", lambda self, value: [True, value, True, value])
     check_shared(copy_of, World(1, 4))

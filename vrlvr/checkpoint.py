@@ -106,20 +106,20 @@ class Checkpoints:
                     steps[path.parent.name] = progress["step"]
         return steps
 
-    def restore(self, stage: str, state: TrainState) -> bool:
-        """Loads the stage's newest checkpoint into state if this run resumes and there is one.
+    def restore(self, stage: str, state: TrainState) -> str | None:
+        """Loads the stage's newest checkpoint into state if this run resumes and there is one; its name, or None.
 
         Raises UserError that names the file if one is missing or not as it was saved, and the checkpoints to go back to.
         """
         if not self.resume or not self._pointer(stage).exists():
-            return False
+            return None
         folder = self.world.on_main(lambda: self._newest(stage))
         state.engine.load(TensorFiles(folder, "model"), TensorFiles(folder, "optimizer"))
         if state.ema.decay > 0:
             state.ema.load_state_dict(TensorFiles(folder, "ema"))
         for key, value in _read_state(folder)[1].items():
             setattr(state.progress, key, value)
-        return True
+        return folder.name
 
     def _newest(self, stage: str) -> Path:
         """The checkpoint that the stage's pointer names, compared with its manifest."""

@@ -64,7 +64,7 @@ def train_grpo(
     ema, progress = Ema(policy, grpo.ema_decay), Progress()
     engine = make_engine(config, world, policy, grpo.weight_decay, grpo.grad_clip)
     state = TrainState(engine, ema, progress)
-    checkpoints.restore("grpo", state)
+    restored = checkpoints.restore("grpo", state)
     judges = Judges(config, source, world, log.say)
     judges.load_states(progress.audit, progress.second_opinion)
     set_recompute(config, policy, source, world.size, "grpo")
@@ -120,7 +120,8 @@ def train_grpo(
         log.log("grpo", progress.step, grpo.updates, lr=lr, **means)
         if progress.step % grpo.save_every == 0 and progress.step < grpo.updates:
             checkpoints.save("grpo", state, name=f"grpo-{progress.step:06d}")
-    checkpoints.save("grpo", state, name="grpo-final")
+    if restored != "grpo-final":  # else there was nothing left to do
+        checkpoints.save("grpo", state, name="grpo-final")
     engine.close()
     return ema.model
 

@@ -51,7 +51,7 @@ def train_sft(
     engine = make_engine(config, world, policy, sft.weight_decay, sft.grad_clip)
     progress = Progress(success=dict.fromkeys(config.data.tasks, 0.0))
     state = TrainState(engine, ema, progress)
-    checkpoints.restore("sft", state)
+    restored = checkpoints.restore("sft", state)
     set_recompute(config, policy, source, world.size, "sft")
     while progress.step < (progress.stop_at or sft.max_steps):
         progress.step += 1
@@ -81,7 +81,8 @@ def train_sft(
         log.log("sft", progress.step, progress.stop_at or sft.max_steps, **scalars)
         if progress.step < (progress.stop_at or sft.max_steps):
             save_at_times(sft, epoch_size, checkpoints, state)
-    checkpoints.save("sft", state, name="sft-final")
+    if restored != "sft-final":  # else there was nothing left to do
+        checkpoints.save("sft", state, name="sft-final")
     engine.close()
     return ema.model
 
