@@ -104,6 +104,15 @@ def test_a_checkpoint_that_a_crash_left_aside_is_found(copy_of: Path) -> None:
     assert main([*ARGUMENTS, *SHORT, "--run_dir", str(copy_of), "--stage", "grpo"]) == 0
 
 
+def test_an_evaluation_leaves_alone_what_training_is_writing(copy_of: Path) -> None:
+    partial = copy_of / "checkpoints" / ".grpo-000001.partial"
+    partial.mkdir()
+    module.open_run(options.parse([*ARGUMENTS, *SHORT, "--run_dir", str(copy_of), "--stage", "eval"]))
+    assert partial.exists()
+    module.open_run(options.parse([*ARGUMENTS, *SHORT, "--run_dir", str(copy_of), "--stage", "grpo"]))
+    assert not partial.exists()
+
+
 def test_a_complete_stage_is_not_written_again(copy_of: Path) -> None:
     """70 GB at full size."""
     before = {path: path.stat().st_ino for path in (copy_of / "checkpoints").rglob("*")}

@@ -44,7 +44,8 @@ def open_run(config: Config) -> str | None:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run_dir={run_dir} cannot be used ({error}); choose another one") from error
-    recover(run_dir / "checkpoints")
+    if config.stage != "eval":  # which may be while the run is trained on elsewhere
+        recover(run_dir / "checkpoints")
     if (run_dir / "config.yaml").exists():
         _check_drift(config, run_dir)
     if config.resume == "never" and (run_dir / "checkpoints" / f"latest-{config.stage}").exists():
