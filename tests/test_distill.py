@@ -73,6 +73,22 @@ def test_targets_are_the_full_decode_of_the_same_latents_made_small(codec: WanVA
     assert targets.double().std() > 3
 
 
+def test_some_latents_are_mixed_with_others_of_the_same_boards(codec: WanVAECodec, data: Path, monkeypatch) -> None:
+    monkeypatch.setattr("vrlvr.distill.perturb", lambda latents, rng: latents)
+    recipe = read_recipe(data)
+    none, some, everyone = (draw(codec, recipe, "train", range(12), rng(), mixed=share) for share in (0.0, 0.5, 1.0))
+    monkeypatch.setattr("vrlvr.distill.mix", lambda latents, other, rng: other)
+    others = draw(codec, recipe, "train", range(12), rng(), mixed=1.0)
+    for drawn in (some, everyone, others):
+        assert drawn[0] == none[0]
+        assert torch.equal(drawn[1], none[1])
+    differ = (some[2] != none[2]).flatten(1).any(1)
+    assert 2 < differ.sum() < 10
+    between = torch.minimum(none[2], others[2]) - 1e-5, torch.maximum(none[2], others[2]) + 1e-5
+    assert ((everyone[2] >= between[0]) & (everyone[2] <= between[1])).all()
+    assert (everyone[2] != none[2]).flatten(1).any(1).sum() > 8
+
+
 def test_training_lowers_the_error(codec: WanVAECodec, data: Path):
     losses: list[float] = []
     distill(codec, read_recipe(data), SMALL, Training(steps=20, batch=4, fresh=1, pool=16, lr=1e-2), losses.append)

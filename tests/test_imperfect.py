@@ -71,6 +71,26 @@ def test_draws_are_solved_or_spoiled_and_repeat():
     np.testing.assert_array_equal(drawn[7][1], imperfect.draw_video(RECIPE, "train", 7, rng(7))[1])
 
 
+def test_mixtures_lie_between_two_videos_at_some_positions():
+    size = (3, 4, 5, 6)
+    zero, one = torch.zeros(size), torch.ones(size)
+    mixed = [imperfect.mix(zero, one, rng(seed)) for seed in range(200)]
+    assert not zero.any()
+    assert torch.equal(mixed[0], imperfect.mix(zero, one, rng(0)))
+    shares = torch.stack(mixed)
+    assert all(torch.equal(shares[:, 0], shares[:, channel]) for channel in (1, 2))  # a position is mixed as a whole
+    touched = shares[:, 0] > 0
+    assert 0.15 < touched.double().mean() < 0.4
+    assert (touched.flatten(1).double().mean(1) < 0.1).double().mean() > 0.2
+    assert shares[:, 0][touched].quantile(0.5) == pytest.approx(0.5, abs=0.05)
+    lasting = [
+        share for share in shares[:, 0] if all(set(p.tolist()) <= {0.0, float(p[-1])} for p in share.flatten(1).T)
+    ]
+    assert 0.4 < len(lasting) / 200 < 0.75
+    other = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(imperfect.mix(other, zero, rng(7)), other * (1 - mixed[7]))
+
+
 def test_perturbations_are_of_some_latents():
     latents = torch.randn(400, 3, 2, 5, 4, generator=torch.Generator().manual_seed(0))
     before = latents.clone()

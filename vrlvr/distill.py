@@ -1,9 +1,9 @@
 """`vrlvr distill-decoder`: a small reward decoder learns from the full VAE what it shows of boards.
 
 Examples are made without end, none is read from disk: puzzles are drawn, solved and rendered, many of the videos spoiled and
-many of their latents perturbed (vrlvr.imperfect); the target is the VAE's full decode of those very latents, averaged down
-to the small size, so that what the VAE makes of a bad latent is learnt too. The full decode is nearly all of the cost: every
-example enters a pool and is trained on several times before newer ones replace it.
+many of their latents mixed and perturbed (vrlvr.imperfect); the target is the VAE's full decode of those very latents,
+averaged down to the small size, so that what the VAE makes of a bad latent is learnt too. The full decode is nearly all of the
+cost: every example enters a pool and is trained on several times before newer ones replace it.
 """
 
 import json
@@ -21,7 +21,7 @@ from vrlvr.audit import AuditConfig, agree, disagreement
 from vrlvr.dataset import Recipe, frames_per_move, full_size_difficulties
 from vrlvr.distributed import pick_device
 from vrlvr.errors import UserError
-from vrlvr.imperfect import draw_video, perturb
+from vrlvr.imperfect import draw_video, mix, perturb
 from vrlvr.models.fingerprint import fingerprint
 from vrlvr.models.reward_decoder import RewardDecoder, RewardDecoderConfig
 from vrlvr.models.wan_vae import WanVAECodec, levels
@@ -34,6 +34,8 @@ TRAIN_SPLIT, TEST_SPLIT = "train", "test"
 ABSOLUTE = 0.1
 # Of the training videos: in planners' few cells change, here all teach.
 SCRAMBLED = 0.5
+# Of the training latents: few cells of a video are neither one thing nor the other, and verdicts depend on just those.
+MIXED = 0.5
 _TRAIN_STREAM, _TEST_STREAM = 1, 2
 _TEST_BATCH = 8
 
@@ -158,7 +160,7 @@ def distill(
     for step in range(training.steps):
         rng = np.random.default_rng(np.random.SeedSequence([training.seed, _TRAIN_STREAM, step]))
         numbers = range(step * training.fresh, (step + 1) * training.fresh)
-        _, first, latents = draw(codec, recipe, TRAIN_SPLIT, numbers, rng, SCRAMBLED)
+        _, first, latents = draw(codec, recipe, TRAIN_SPLIT, numbers, rng, SCRAMBLED, MIXED)
         targets = decode_small(codec, sizes, first, latents)
         pool = [*pool, *zip(torch.cat((first, latents), dim=2).cpu(), targets, strict=True)][-training.pool :]
         drawn = [pool[i] for i in rng.integers(len(pool), size=training.batch)]
@@ -181,17 +183,25 @@ def draw(
     numbers: Sequence[int],
     rng: np.random.Generator,
     scrambled: float = 0.0,
+    mixed: float = 0.0,
 ) -> tuple[list[Puzzle], Tensor, Tensor]:
     """Puzzles of a split by their numbers, latents of their first frames, and of videos as an imperfect model makes them.
 
-    scrambled: the share of videos that are random labels instead, see `vrlvr.imperfect.scramble`.
+    scrambled: the share of videos that are random labels instead, see `vrlvr.imperfect.scramble`. mixed: the share of latents
+    that are mixed with those of such a video of the same board, see `vrlvr.imperfect.mix`.
     """
     try:
         drawn = [draw_video(recipe, split, number, rng, scrambled) for number in numbers]
+        chosen = [i for i in range(len(numbers)) if mixed and rng.random() < mixed]
+        others = [draw_video(recipe, split, numbers[i], rng, scrambled=1.0)[1] for i in chosen]
     except ValueError as error:
         raise UserError(str(error)) from error
     videos = np.stack([video for _, video in drawn])
-    return [puzzle for puzzle, _ in drawn], codec.encode_first(videos[:, 0]), perturb(codec.encode(videos), rng)
+    latents = codec.encode(videos)
+    if chosen:
+        for i, other in zip(chosen, codec.encode(np.stack(others)), strict=True):
+            latents[i] = mix(latents[i], other, rng)
+    return [puzzle for puzzle, _ in drawn], codec.encode_first(videos[:, 0]), perturb(latents, rng)
 
 
 def decode_small(

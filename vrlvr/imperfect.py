@@ -95,6 +95,20 @@ def blend(video_TYXC: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
     return np.concatenate((video_TYXC[:1], mixed.round().astype(np.uint8)))
 
 
+def mix(latents_CFHW: Tensor, other_CFHW: Tensor, rng: np.random.Generator) -> Tensor:
+    """Latents that at some positions lie between those of two videos: what a model makes of a cell that it is not sure of.
+
+    In half of the videos positions differ from frame to frame, in the others they last from some frame to the end.
+    """
+    size = latents_CFHW.shape[1:]
+    shares = rng.random(size) * (rng.random(size) < rng.random() ** 2)  # squared: few positions are the common case
+    if rng.random() < 0.5:
+        lasts = np.arange(size[0]) >= rng.integers(size[0])
+        shares = shares[:1] * lasts[:, None, None]
+    share_FHW = torch.from_numpy(shares).to(latents_CFHW)
+    return torch.lerp(latents_CFHW, other_CFHW, share_FHW)
+
+
 def perturb(latents_BCFHW: Tensor, rng: np.random.Generator) -> Tensor:
     """Normalised latents with noise of up to MAX_NOISE, and with patches of another of the videos, each on some of them."""
     result = latents_BCFHW.clone()
