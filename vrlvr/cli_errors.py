@@ -36,7 +36,8 @@ def explain(message: str, command: str, options: Collection[str], positional: Co
 
 def _kinds(said: str) -> str:
     """`<class 'int'>` and Literal's values in words; nothing if there is any other type."""
-    choices = [re.findall(r"'([^']*)'", choice) for choice in re.findall(r"typing\.Literal\[(.*?)\]", said)]
+    literals = re.findall(r"typing\.Literal\[(.*?)\]", said)
+    choices = [[choice.strip(" '") for choice in literal.split(",")] for literal in literals]
     classes = [name for name in re.findall(r"<class '(\w+)'>", said) if name != "NoneType"]
     if not (choices or classes) or any(name not in _KINDS for name in classes):
         return ""

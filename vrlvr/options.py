@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from vrlvr.atomic_write import write_text
+from vrlvr.cli_errors import explain
 from vrlvr.config import Config
 from vrlvr.errors import UserError
 
@@ -81,4 +82,4 @@ def _explain(message: str) -> str:
             key = f"{parts['group']}.{parts['key']}" if "group" in parts else parts["key"]
             near = difflib.get_close_matches(key, list(_keys(Config())), n=1, cutoff=0.0)[0]
             return f"option {key} does not exist; the nearest one is {near} (--help lists all)"
-    return line
+    return explain(line, "train", list(_keys(Config())))
