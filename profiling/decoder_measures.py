@@ -1,7 +1,6 @@
 """What reward_decoder_agreement.py measures of a small decoder beside the full one: verdicts, the audit, the cost."""
 
 import copy
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from vrlvr.models.flops import tokens_of, total_flops
 from vrlvr.models.reward_decoder import RewardDecoder, RewardDecoderConfig
 from vrlvr.models.wan_decode import Window
 from vrlvr.models.wan_vae import WanVAECodec
-from vrlvr.puzzles import DENSE_REWARD, judge, read_many, verify_many
+from vrlvr.puzzles import DENSE_REWARD, Puzzle, Reading, judge, read_many, verify_many
 from vrlvr.puzzles.verdict import Verdict, reward
 from vrlvr.reread import Box, doubtful_cells, reread, window_around
 from vrlvr.workload import PUBLISHED, sizes_of
@@ -41,50 +40,38 @@ class Cells(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A sample's verdicts by either decoder.
+    """A sample's verdicts by either decoder. reading: of the small frames. box: of the cells that were read anew, if any."""
 
-    worst: the largest distance of a cell from its look in the small frames. reread: the small verdict once doubtful cells,
-    which lie in a box so large, are read anew; None where there are none.
-    """
-
-    task: str
+    puzzle: Puzzle
+    reading: Reading
     small: Verdict
     full: Verdict
-    worst: float = 0.0
-    reread: Verdict | None = None
     box: Cells | None = None
 
 
-def judge_both(small: Decoder, full: WindowDecoder, samples: Samples, size: Size, doubt: float) -> list[Pair]:
-    """size: height and width of the full videos. doubt: see AuditConfig."""
+def judge_both(small: Decoder, full: Decoder, samples: Samples, size: Size) -> list[Pair]:
+    """size: height and width of the full videos."""
     pairs: list[Pair] = []
     for start in range(0, len(samples.puzzles), _BATCH):
         part = samples.part(range(start, min(start + _BATCH, len(samples.puzzles))))
         latents = part.first_BC1HW, part.latents_BCFHW
         readings = read_many(part.puzzles, small.decode(*latents), size)
         exact = verify_many(part.puzzles, full.decode(*latents), size)
-        for i, (puzzle, reading) in enumerate(zip(part.puzzles, readings, strict=True)):
-            pair = Pair(puzzle.task, judge(puzzle, reading), exact[i], float(reading.rmse_TRK.max()))
-            if pair.worst > doubt:
-                box = doubtful_cells(reading, doubt)
-                anew = reread(puzzle, reading, box, *(latent[i : i + 1] for latent in latents), full, size)
-                cells = Cells(box.bottom - box.top, box.right - box.left)
-                pair = pair._replace(reread=judge(puzzle, anew), box=cells)
-            pairs.append(pair)
+        for puzzle, reading, verdict in zip(part.puzzles, readings, exact, strict=True):
+            pairs.append(Pair(puzzle, reading, judge(puzzle, reading), verdict))
     return pairs
 
 
-def settle(pairs: Sequence[Pair], share: float) -> list[Pair]:
-    """The same, where what is in doubt is read anew in that share of the samples, the worst read, see AuditedDecoder.reread.
-
-    Their `small` is then the verdict after that; the others have no box.
-    """
-    order = sorted((i for i, pair in enumerate(pairs) if pair.reread), key=lambda i: -pairs[i].worst)
-    chosen = set(order[: math.ceil(share * len(pairs))])
-    return [
-        pair._replace(small=pair.reread) if i in chosen and pair.reread else pair._replace(box=None)
-        for i, pair in enumerate(pairs)
-    ]
+def settle(pairs: Sequence[Pair], samples: Samples, full: WindowDecoder, size: Size, doubt: float) -> list[Pair]:
+    """The same with what is in doubt read anew: `small` is then the verdict after that, see AuditedDecoder.reread."""
+    settled = list(pairs)
+    for i, pair in enumerate(pairs):
+        if (box := doubtful_cells(pair.reading, doubt)) is not None:
+            one = samples.part([i])
+            reading = reread(pair.puzzle, pair.reading, box, one.first_BC1HW, one.latents_BCFHW, full, size)
+            cells = Cells(box.bottom - box.top, box.right - box.left)
+            settled[i] = pair._replace(small=judge(pair.puzzle, reading), box=cells)
+    return settled
 
 
 def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -115,7 +102,7 @@ def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def reward_difference(pair: Pair) -> float:
-    weights = DENSE_REWARD[pair.task]
+    weights = DENSE_REWARD[pair.puzzle.task]
     return abs(reward(pair.small, weights) - reward(pair.full, weights))
 
 
@@ -125,7 +112,7 @@ def misses(pairs: Sequence[Pair]) -> dict[str, int]:
     for pair in pairs:
         if not agree(pair.small, pair.full, AuditConfig.tolerance):
             broken = (verdict.broken_rule or "no rule broken" for verdict in (pair.full, pair.small))
-            name = f"{pair.task}: {' -> '.join(broken)}"
+            name = f"{pair.puzzle.task}: {' -> '.join(broken)}"
             counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
@@ -199,7 +186,7 @@ class PublishedCost:
 
     def settled(self, pairs: Sequence[Pair]) -> float:
         """A sample's, on average: the small decode, and what `settle` has read anew."""
-        return self.small + sum(self.reread(pair.task, pair.box) for pair in pairs if pair.box) / len(pairs)
+        return self.small + sum(self.reread(pair.puzzle.task, pair.box) for pair in pairs if pair.box) / len(pairs)
 
     def _window(self, latents_1CFHW: torch.Tensor, window: Window) -> float:
         return count(lambda: list(self._codec.pixels(self._first, latents_1CFHW, window=window))) / self._forward

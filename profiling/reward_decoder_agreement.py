@@ -40,7 +40,7 @@ SEED = 0
 _BATCH = 16  # videos that are encoded at once
 _IMPERFECT_STREAM = 13
 _DAMAGES = (0.0, 0.05, 0.1, 0.2, 0.4)
-_SHARES = (0.05, 0.1, AuditConfig.doubtful, 1.0)  # of samples of which cells are read anew
+_DOUBTS = (30.0, AuditConfig.doubt)  # levels beyond which cells are read anew
 
 
 def main() -> int:
@@ -99,19 +99,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "RL rollouts": draw_samples(config, rl, codec, held_out, noisy=True),
     }
     size = recipe.height, recipe.width
-    pairs = {kind: judge_both(small, codec, samples, size, AuditConfig.doubt) for kind, samples in kinds.items()}
     published = PublishedCost()
+    pairs = {kind: judge_both(small, codec, samples, size) for kind, samples in kinds.items()}
     print("by the small frames alone:")
-    settled: dict[str, dict[str, Any]] = {}
-    for share in (0.0, *_SHARES):
-        if share:
-            print(f"where what is in doubt is read anew in up to {share:.0%} of a kind's samples, the worst read:")
-        by_kind = {kind: settle(of_kind, share) for kind, of_kind in pairs.items()}
-        by_kind["SFT and RL"] = by_kind["SFT samples"] + by_kind["RL rollouts"]
-        settled[f"{share:.0%}"] = {
-            kind: compare(of_kind) | reread_of(of_kind, published) for kind, of_kind in by_kind.items()
-        }
-        print_agreement(settled[f"{share:.0%}"])
+    agreement = {"alone": compare_all(pairs, published)}
+    for doubt in _DOUBTS:
+        print(f"where cells further than {doubt:g} levels from their look are read anew:")
+        settled = {kind: settle(pairs[kind], samples, codec, size, doubt) for kind, samples in kinds.items()}
+        agreement[f"{doubt:g} levels"] = compare_all(settled, published)
     audits = [
         audit_damaged(small, codec, kinds["RL rollouts"], size, damage, arguments.audited_updates, rows=96)
         for damage in _DAMAGES
@@ -127,7 +122,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, value in costs.items():
         print(f"{name:>32} {value:10.4g}")
     options = {name: value for name, value in vars(arguments).items() if name not in ("work", "out")}
-    return {"options": options, "agreement_by_share_reread": settled, "audits": audits, "cost": costs}
+    return {"options": options, "agreement": agreement, "audits": audits, "cost": costs}
 
 
 def make_data(folder: Path, data: DataConfig) -> Recipe:
@@ -171,15 +166,19 @@ def imperfect(codec: WanVAECodec, recipe: Recipe, number: int) -> Samples:
     return Samples.joined(parts)
 
 
-def reread_of(pairs: Sequence[Pair], published: PublishedCost) -> dict[str, float]:
-    """Of `settle`d pairs: the share of samples of which cells were read anew, the mean number of cells of their boxes, and
-    what decoding costs at full size, in forwards of the transformer."""
-    cells = [pair.box.rows * pair.box.columns for pair in pairs if pair.box]
-    return {
-        "reread": len(cells) / len(pairs),
-        "cells": sum(cells) / max(1, len(cells)),
-        "dit_forwards_480x832x81": published.settled(pairs),
-    }
+def compare_all(pairs: dict[str, list[Pair]], published: PublishedCost) -> dict[str, dict[str, Any]]:
+    """Prints and returns what each kind's pairs agree on; the share of samples of which cells were read anew, the mean number
+    of cells of their boxes, and what decoding costs at full size, in forwards of the transformer."""
+    rows = {}
+    for kind, some in (pairs | {"SFT and RL": pairs["SFT samples"] + pairs["RL rollouts"]}).items():
+        cells = [pair.box.rows * pair.box.columns for pair in some if pair.box]
+        rows[kind] = compare(some) | {
+            "reread": len(cells) / len(some),
+            "cells": sum(cells) / max(1, len(cells)),
+            "dit_forwards_480x832x81": published.settled(some),
+        }
+    print_agreement(rows)
+    return rows
 
 
 def print_agreement(rows: dict[str, dict[str, Any]]) -> None:

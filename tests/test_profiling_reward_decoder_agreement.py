@@ -9,8 +9,9 @@ import pytest
 import reward_decoder_agreement
 import small_vae
 import torch
-from decoder_measures import Cells, Pair, PublishedCost, settle
+from decoder_measures import Cells, Pair, PublishedCost
 
+from vrlvr import puzzles
 from vrlvr.config import DataConfig
 from vrlvr.puzzles.verdict import Verdict
 
@@ -40,9 +41,9 @@ def test_it_makes_and_measures(work: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert reward_decoder_agreement.main() == 0
     assert "RL rollouts" in capsys.readouterr().out
     result = json.loads(out.read_text())
-    by_share = result["agreement_by_share_reread"]
-    assert list(by_share) == ["0%", "5%", "10%", "15%", "100%"]
-    for rows in by_share.values():
+    agreement = result["agreement"]
+    assert list(agreement) == ["alone", "30 levels", "20 levels"]
+    for rows in agreement.values():
         assert {kind: row["samples"] for kind, row in rows.items()} == {
             "planner's videos": 4, "imperfect videos": 4, "SFT samples": 4, "RL rollouts": 4, "SFT and RL": 8,
         }  # fmt: skip
@@ -51,12 +52,16 @@ def test_it_makes_and_measures(work: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert cost["small_dit_forwards_480x832x81"] < 0.012  # as tests/models/test_reward_decoder.py counts it
     assert 4 < cost["full_dit_forwards_480x832x81"] < 6.1  # design: 597 TFLOP by diffusers, less by our decoder
     assert cost["small_gflop"] < cost["full_gflop"]
-    alone, anew = (by_share[share]["SFT and RL"] for share in ("0%", "100%"))
+    alone, anew = (agreement[name]["SFT and RL"] for name in ("alone", "20 levels"))
     assert (alone["reread"], anew["reread"]) == (0, 1)  # after two steps all is in doubt, everywhere
     assert anew["cells"] == 20
     assert anew["verdict_equal"] == 1  # by the windowed decode of the whole board
     assert alone["dit_forwards_480x832x81"] == cost["small_dit_forwards_480x832x81"]
     assert "work" not in result["options"]  # no path of the machine
+
+
+MAZE = puzzles.generate("maze", puzzles.maze.Difficulty(), 0, "test", 0)
+BLANK = puzzles.Reading(np.zeros((1, 4, 5), np.int16), np.zeros((1, 4, 5), np.float32))
 
 
 def verdict(solved: bool, rule: str | None = None, **components: float) -> Verdict:
@@ -67,7 +72,7 @@ def test_what_counts_as_equal() -> None:
     good, bad = verdict(True), verdict(False, "wall", progress=0.5)
     near = verdict(True, error=0.04)
     row = decoder_measures.compare(
-        [Pair("maze", good, good), Pair("maze", near, good), Pair("maze", bad, good), Pair("maze", bad, bad)]
+        [Pair(MAZE, BLANK, small, full) for small, full in ((good, good), (near, good), (bad, good), (bad, bad))]
     )
     assert (row["verdict_equal"], row["solved_equal"], row["rule_equal"]) == (0.75, 0.75, 0.75)
     assert row["solved_by_full_decode"] == 0.75
@@ -78,23 +83,12 @@ def test_what_counts_as_equal() -> None:
     assert low < 0.75 < high
 
 
-def test_what_is_read_worst_is_read_anew() -> None:
-    good, bad, box = verdict(True), verdict(False, "wall"), Cells(1, 2)
-    pairs = [Pair("maze", bad, good, worst, good, box) for worst in (23.0, 50.0, 40.0)]
-    pairs.append(Pair("maze", bad, good, 3.0))
-    settled = settle(pairs, 0.5)
-    assert [pair.small is good for pair in settled] == [False, True, True, False]
-    assert [pair.box for pair in settled] == [None, box, box, None]
-    assert [pair.small is good for pair in settle(pairs, 1.0)] == [True, True, True, False]
-    assert [pair.small for pair in settle(pairs, 0.0)] == [bad] * 4
-
-
 def test_a_box_of_cells_costs_a_fraction_at_full_size() -> None:
     cost = PublishedCost()
     one, four, most = (cost.reread("maze", Cells(side, side)) for side in (1, 2, 9))
     assert 0.3 < one < four < most < cost.full
     assert cost.reread("flowfree", Cells(1, 1)) > one  # whose boards have fewer and larger cells
-    pair = Pair("maze", verdict(True), verdict(True))
+    pair = Pair(MAZE, BLANK, verdict(True), verdict(True))
     assert cost.settled([pair] * 3) == cost.small
     assert cost.settled([pair] * 3 + [pair._replace(box=Cells(1, 1))]) == pytest.approx(cost.small + one / 4)
 

@@ -90,6 +90,7 @@ def test_the_box_holds_each_doubtful_cell_of_any_frame() -> None:
     rmse = np.zeros((3, 5, 6), np.float32)
     rmse[0, 1, 4], rmse[2, 3, 2], rmse[1, 4, 5] = 21.0, np.inf, 20.0
     assert doubtful_cells(Reading(np.zeros((3, 5, 6), np.int16), rmse), 20.0) == Box(1, 4, 2, 5)
+    assert doubtful_cells(Reading(np.zeros((3, 5, 6), np.int16), np.minimum(rmse, 20)), 20.0) is None
 
 
 def test_the_vae_gives_such_a_window() -> None:

@@ -32,7 +32,6 @@ class AuditConfig:
     """When the small decoder is trusted.
 
     doubt: levels from its look beyond which a cell is read anew, off the full decode of a window around all such cells.
-    doubtful: share of the samples, those whose worst cell is read worst, whose cells are; 0 is none.
     share: of every update's samples that is decoded in full too, at least one a rank; 0 audits none.
     threshold: disagreement above which the small decoder is no longer used, once the 95 % interval lies above it.
     window: audited samples, the newest, that count. tolerance: in a reward component, that still is agreement.
@@ -40,14 +39,13 @@ class AuditConfig:
     """
 
     doubt: float = 20.0
-    doubtful: float = 0.15
     share: float = 0.02
     threshold: float = 0.01
     window: int = 1000
     tolerance: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("doubtful", "share", "threshold", "tolerance"):
+        for name in ("share", "threshold", "tolerance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} of the audit must lie in [0, 1]")
         if not self.doubt >= 0:
@@ -69,12 +67,6 @@ def disagreement(outcomes: Sequence[bool]) -> tuple[float, Interval]:
         return 0.0, (0.0, 1.0)
     rate = sum(outcomes) / len(outcomes)
     return rate, wilson(rate, len(outcomes))
-
-
-def doubtful(readings: Sequence[Reading], doubt: float, number: int) -> list[int]:
-    """Those whose worst cell is read worst, further than `doubt` from its look: at most `number`."""
-    worst = [float(reading.rmse_TRK.max()) for reading in readings]
-    return sorted((i for i, rmse in enumerate(worst) if rmse > doubt), key=lambda i: -worst[i])[:number]
 
 
 class AuditedDecoder:
@@ -111,20 +103,19 @@ class AuditedDecoder:
         first_latents_BC1HW: Tensor,
         latents_BCFHW: Tensor,
     ) -> list[Reading]:
-        """The readings, doubtful cells of doubtful samples by the full decode. readings: of what `decode` gave.
+        """The readings of what `decode` gave, with the cells that are in doubt read off the full decode.
 
-        May be called part by part: what is rounded up is the share of the update's samples so far.
+        May be called part by part.
         """
         settled = list(readings)
         if not self.trusted:
             return settled
         self._seen += len(puzzles)
-        number = math.ceil(self.config.doubtful * self._seen) - self._reread
-        for i in doubtful(readings, self.config.doubt, number):
-            box = doubtful_cells(readings[i], self.config.doubt)
-            latents = first_latents_BC1HW[i : i + 1], latents_BCFHW[i : i + 1]
-            settled[i] = reread(puzzles[i], readings[i], box, *latents, self.full, self.size)
-            self._reread += 1
+        for i, reading in enumerate(readings):
+            if (box := doubtful_cells(reading, self.config.doubt)) is not None:
+                latents = first_latents_BC1HW[i : i + 1], latents_BCFHW[i : i + 1]
+                settled[i] = reread(puzzles[i], reading, box, *latents, self.full, self.size)
+                self._reread += 1
         return settled
 
     def audit(

@@ -26,9 +26,11 @@ class Box(NamedTuple):
     right: int
 
 
-def doubtful_cells(reading: Reading, doubt: float) -> Box:
-    """The smallest box around all cells that in some frame are further than `doubt` levels from their look: there must be."""
+def doubtful_cells(reading: Reading, doubt: float) -> Box | None:
+    """The smallest box around all cells that in some frame are further than `doubt` levels from their look, if there are."""
     rows, columns = np.nonzero(reading.rmse_TRK.max(0) > doubt)
+    if not len(rows):
+        return None
     return Box(int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1)
 
 
