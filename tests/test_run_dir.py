@@ -120,6 +120,18 @@ def test_a_complete_stage_is_not_written_again(copy_of: Path) -> None:
     assert {path: path.stat().st_ino for path in (copy_of / "checkpoints").rglob("*")} == before
 
 
+def test_sft_that_goes_on_from_anothers_last_step_is_kept(trained: Path, tmp_path: Path) -> None:
+    """Started from a complete SFT, whose last checkpoint has the name of the new one's."""
+    run = tmp_path / "run"
+    arguments = ["--run_dir", str(run), "--init_from", str(trained), "--stage", "sft", "--resume", "auto"]
+    assert main([*ARGUMENTS, *SHORT, *arguments, "--sft.max_steps", "3"]) == 0
+    steps = {
+        folder: json.loads((folder / "checkpoints" / "sft-final" / "state.json").read_text())["progress"]["step"]
+        for folder in (trained, run)
+    }
+    assert steps == {trained: 2, run: 3}
+
+
 def test_a_folder_that_nodes_do_not_share(copy_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "gather", lambda self, value: [True, value, True, value])
     check_shared(copy_of, World(1, 4))

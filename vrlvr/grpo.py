@@ -65,6 +65,7 @@ def train_grpo(
     engine = make_engine(config, world, policy, grpo.weight_decay, grpo.grad_clip)
     state = TrainState(engine, ema, progress)
     restored = checkpoints.restore("grpo", state)
+    first_update = progress.step + 1
     judges = Judges(config, source, world, log.say)
     judges.load_states(progress.audit, progress.second_opinion)
     set_recompute(config, policy, source, world.size, "grpo")
@@ -120,7 +121,7 @@ def train_grpo(
         log.log("grpo", progress.step, grpo.updates, lr=lr, **means)
         if progress.step % grpo.save_every == 0 and progress.step < grpo.updates:
             checkpoints.save("grpo", state, name=f"grpo-{progress.step:06d}")
-    if restored != "grpo-final":  # else there was nothing left to do
+    if restored != "grpo-final" or progress.step >= first_update:  # else it is there
         checkpoints.save("grpo", state, name="grpo-final")
     engine.close()
     return ema.model

@@ -52,6 +52,7 @@ def train_sft(
     progress = Progress(success=dict.fromkeys(config.data.tasks, 0.0))
     state = TrainState(engine, ema, progress)
     restored = checkpoints.restore("sft", state)
+    first_step = progress.step + 1
     set_recompute(config, policy, source, world.size, "sft")
     while progress.step < (progress.stop_at or sft.max_steps):
         progress.step += 1
@@ -81,7 +82,7 @@ def train_sft(
         log.log("sft", progress.step, progress.stop_at or sft.max_steps, **scalars)
         if progress.step < (progress.stop_at or sft.max_steps):
             save_at_times(sft, epoch_size, checkpoints, state)
-    if restored != "sft-final":  # else there was nothing left to do
+    if restored != "sft-final" or progress.step >= first_step:  # else it is there
         checkpoints.save("sft", state, name="sft-final")
     engine.close()
     return ema.model
