@@ -116,6 +116,14 @@ def test_a_stage_that_came_later_is_not_told(run: tuple[Path, Config]) -> None:
     assert "It was the reward" in model_card(folder, config, "grpo-final", "merged")
 
 
+def test_an_sft_that_rl_did_not_start_from_is_not_told(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    config.grpo.start = "model"
+    card = model_card(folder, config, "grpo-final", "merged")
+    assert "| grpo | grpo-final | 180 |" in card
+    assert "sft-final" not in card
+
+
 def test_what_was_not_measured_is_not_claimed(run: tuple[Path, Config]) -> None:
     folder, config = run
     assert "it was not evaluated" in model_card(folder, config, "grpo-000100", "merged")

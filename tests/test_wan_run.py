@@ -128,11 +128,14 @@ def test_rl_needs_first_frames_and_prompts_alone(folders: dict[str, Path], tmp_p
 
 
 def test_rl_of_a_model_that_was_fine_tuned_elsewhere(folders: dict[str, Path], tmp_path: Path) -> None:
-    """No SFT of ours: from the folder itself, whose export has one stage to tell of."""
+    """Not from an SFT of ours, which may lie there: from the folder itself, whose export has one stage to tell of."""
     run = tmp_path / "run"
     more = ["--model.lora.rank", "2", "--grpo.start", "model", "--grpo.updates", "1", "--grpo.anchor_weight", "0"]
     for stage in ("data", "grpo", "eval"):
         assert main(arguments(folders, run, *more, "--stage", stage)) == 0
+        if stage == "grpo":
+            shutil.copytree(run / "checkpoints" / "grpo-final", run / "checkpoints" / "sft-final")
+    assert {row["system"] for row in read_results(run / "results.json")} == {"base", "sft", "rl"}
     assert {(gain["before"], gain["after"]) for gain in read_gains(run / "gains.json")} == {("base", "rl")}
     weights = read_average(run / "checkpoints" / "grpo-final")
     assert any(tensor.any() for key, tensor in weights.items() if "lora_B" in key)
@@ -140,7 +143,7 @@ def test_rl_of_a_model_that_was_fine_tuned_elsewhere(folders: dict[str, Path], t
     assert cli.main(["export", "--run_dir", str(run), "--out", str(out), "--format", "lora-comfyui"]) == 0
     card = (out / "README.md").read_text()
     assert "| grpo | grpo-final | 1 |" in card
-    assert "| sft |" not in card
+    assert "sft-final" not in card
 
 
 def test_training_holds_no_encoder(folders: dict[str, Path], tmp_path: Path) -> None:

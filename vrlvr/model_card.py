@@ -34,7 +34,7 @@ def model_card(run_dir: Path, config: Config, checkpoint: str, format: str, base
     base_model: the trained model's name on a hub; where it is missing, the one that the download's cache folder tells.
     Raises UserError if the run's files are damaged.
     """
-    run, stages = read_run(run_dir), _stages(run_dir / "checkpoints", checkpoint)
+    run, stages = read_run(run_dir), _stages(run_dir / "checkpoints", checkpoint, config.grpo.start)
     source = Path(config.model.path) if config.model.path else None
     base = base_model or hub_name(source)
     front: dict[str, Any] = {
@@ -114,11 +114,11 @@ video = pipeline(image=first_frame, prompt=prompt, height={data.height}, width={
     )
 
 
-def _stages(folder: Path, checkpoint: str) -> list[tuple[str, dict[str, Any]]]:
-    """The checkpoints that the model went through, by name, with their stage and step."""
+def _stages(folder: Path, checkpoint: str, start: str) -> list[tuple[str, dict[str, Any]]]:
+    """The checkpoints that the model went through, by name, with their stage and step. start: what RL started from."""
     states = [(name, _read_state(folder / name / "state.json")) for name in dict.fromkeys(("sft-final", checkpoint))
               if (folder / name / "state.json").is_file()]  # fmt: skip
-    return states[-1:] if states and states[-1][1]["stage"] == "sft" else states
+    return states[-1:] if states and (states[-1][1]["stage"] == "sft" or start == "model") else states
 
 
 def _training(run: Run, config: Config, stages: list[tuple[str, dict[str, Any]]]) -> str:

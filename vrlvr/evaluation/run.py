@@ -124,7 +124,7 @@ def evaluate_systems(
         del policy
     if world.is_main:
         gains = []
-        before = "sft" if "sft" in systems else "base"  # what RL started from
+        before = "base" if config.grpo.start == "model" else "sft"  # what RL started from
         if {before, "rl"} <= systems.keys():
             gains = [paired_gain(before, "rl", task, verdicts[task, before], verdicts[task, "rl"]) for task in test]
         write_results(run_dir / "results.json", [rows[task, system] for task in test for system in systems])
