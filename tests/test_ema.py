@@ -39,8 +39,9 @@ def test_small_steps_add_up(dtype: torch.dtype) -> None:
         assert average.dtype == model.state_dict()[name].dtype
 
 
-def test_early_averages_are_short() -> None:
-    model = net(torch.bfloat16)
+@pytest.mark.parametrize("model", [net(torch.bfloat16), net(torch.bfloat16).bfloat16()])
+def test_early_averages_are_short(model: nn.Module) -> None:
+    """Whether or not some of the weights are float32."""
     move(model, 0.0)
     ema = Ema(model, DECAY)
     move(model, 1.0)

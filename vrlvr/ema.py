@@ -42,7 +42,8 @@ class Ema(Generic[Model]):
                 average.copy_(self._float32[name].lerp_(value.float(), weight))
             elif average is not value:
                 whole.append((average.data, value.data))
-        torch._foreach_lerp_([average for average, _ in whole], [value for _, value in whole], weight)
+        if whole:
+            torch._foreach_lerp_([average for average, _ in whole], [value for _, value in whole], weight)
 
     def state_dict(self) -> dict[str, Any]:
         """That of `model`, less the rounding."""
