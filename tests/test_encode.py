@@ -596,6 +596,10 @@ def test_rows_that_a_shard_has_not_are_told(copy: Path) -> None:
             lambda folder: edit(folder / "index.json", lambda index: index.update(latent_shape=[6, 1, 4])),
             "another kind",
         ),
+        (
+            lambda folder: edit(folder / "index.json", lambda index: index.update(prompts=[], instances={})),
+            "another kind",
+        ),
         (lambda folder: edit_place(folder, shard="../train-00000.safetensors"), "of another kind"),
         (lambda folder: edit_place(folder, row="0"), "of another kind"),
         (lambda folder: edit_place(folder, prompt=99), "of another kind"),

@@ -218,6 +218,7 @@ def _is_index(index: dict[str, Any]) -> bool:
         return False
     return (
         len(shape) == 4
+        and len(prompts) > 0
         and all(type(size) is int and size > 0 for size in shape)
         and all(isinstance(place, dict) and Place.__required_keys__ <= place.keys() for place in places.values())
         and all(
