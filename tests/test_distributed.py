@@ -244,6 +244,8 @@ def test_ranks_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_one_rank_alone_meets_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vrlvr.heartbeat.AGREE_S", 0.3)
+    monkeypatch.setattr("vrlvr.heartbeat.GRACE_S", 600)  # on a busy machine the watch would end pytest
+    monkeypatch.setattr("vrlvr.heartbeat.SILENCE_S", 600)
     store = dist.HashStore()
     error = UserError("its GPU is full")
     first, second = Heartbeat(store, 0, 2), Heartbeat(store, 1, 2)
