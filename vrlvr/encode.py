@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -75,7 +75,8 @@ def encode(
         write_shard(out / encoded.PROMPTS, {"text": encode_prompts(index["prompts"], model, where, stored)})
         _free_memory()
     shards = [*every_shard.items()][rank::size]
-    missing = {name: members for name, members in shards if not encoded.is_intact(out / name)}
+    checked = track(shards, f"checking {out}", disable=rank > 0, transient=True)  # reads all that is there
+    missing = {name: members for name, members in checked if not encoded.is_intact(out / name)}
     if not missing:
         if size == 1:  # of several processes others may be at work
             print(f"{out} is complete: {len(rows)} instances")
