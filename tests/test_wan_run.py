@@ -137,6 +137,7 @@ def test_rl_of_a_model_that_was_fine_tuned_elsewhere(folders: dict[str, Path], t
             shutil.copytree(run / "checkpoints" / "grpo-final", run / "checkpoints" / "sft-final")
     assert {row["system"] for row in read_results(run / "results.json")} == {"base", "sft", "rl"}
     assert {(gain["before"], gain["after"]) for gain in read_gains(run / "gains.json")} == {("base", "rl")}
+    assert "Gain of RL over the model it started from in success rate" in (run / "results.md").read_text()
     weights = read_average(run / "checkpoints" / "grpo-final")
     assert any(tensor.any() for key, tensor in weights.items() if "lora_B" in key)
     out = tmp_path / "out"

@@ -58,7 +58,7 @@ def train_grpo(
     source: Source,
     val: dict[str, list[Puzzle]],
 ) -> Policy:
-    """Trains the policy in place and returns its moving average. reference: the frozen SFT policy."""
+    """Trains the policy in place and returns its moving average. reference: the frozen policy that it starts from."""
     grpo = config.grpo
     steps = plan_steps(rollout_sigmas(config), grpo.sampler, grpo.noise_level, num_sde_steps(config))
     ema, progress = Ema(policy, grpo.ema_decay), Progress()

@@ -74,7 +74,7 @@ def write_results_md(run_dir: Path) -> Path:
         raise UserError(f"{run.folder / 'results.json'} is missing or empty; run `vrlvr eval` first")
     lines = ["# Results", "", _reading(run.rows), "", markdown(run.rows)]
     if gains := gains_of(run):
-        lines += ["Gain of RL over SFT in success rate:", ""]
+        lines += [f"Gain of {_compared(gains[0])} in success rate:", ""]
         lines += [f"- {_gain_title(gain)}: {_gain_text(gain)}" for gain in gains]
         lines.append("")
     if run.facts:
@@ -129,7 +129,7 @@ def _headline(run: Run) -> str:
     gains = gains_of(run)
     for gain in gains[:1]:
         low, high = gain["gain_ci95"]
-        tiles.append((f"{gain['gain']:+.1f}", f"points, RL over SFT [{low:+.1f},\u00a0{high:+.1f}]", True))
+        tiles.append((f"{gain['gain']:+.1f}", f"points, {_compared(gain)} [{low:+.1f},\u00a0{high:+.1f}]", True))
     note = "Held-out puzzles solved by the rules; mean of the tasks."
     if gains:
         note += (
@@ -146,17 +146,22 @@ def _by_task(run: Run) -> str:
         return ""
     rows = [row for by_task in per_system.values() for row in by_task.values()]
     high = min(100.0, 1.1 * max((row["success_rate_ci95"] or [0.0, row["success_rate"]])[1] for row in rows))
-    gains = {gain["task"]: _gain_short(gain) for gain in gains_of(run)}
+    gains = gains_of(run)
+    asides = {gain["task"]: _gain_short(gain) for gain in gains}
     figures = []
     for task in tasks_of(rows):
         estimates = [_estimate(by_task[task]) for by_task in per_system.values() if task in by_task]
         chart = interval_chart(task_title(task), estimates, high)
-        figures.append(page.figure(task_title(task), chart, aside=gains.get(task, "")))
+        figures.append(page.figure(task_title(task), chart, aside=asides.get(task, "")))
     return page.section(
         "Success rate by task",
         page.multiples(figures),
-        "Dot: success rate in percent; bar: 95 % interval. Gains: RL over SFT.",
+        "Dot: success rate in percent; bar: 95 % interval." + (f" Gains: {_compared(gains[0])}." if gains else ""),
     )
+
+
+def _compared(gain: Gain) -> str:
+    return f"RL over {'SFT' if gain['before'] == 'sft' else 'the model it started from'}"
 
 
 def _estimate(row: Row) -> Estimate:

@@ -61,8 +61,9 @@ def measured(rows: Iterable[Row], system: str) -> dict[str, Row]:
 
 
 def gains_of(run: Run) -> list[Gain]:
-    """RL over SFT: the mean over tasks first, then each task. Paired by gains.json, else from the rows alone."""
-    gains = [gain for gain in run.gains if (gain["before"], gain["after"]) == ("sft", "rl") and gain["task"] != "mean"]
+    """RL over what it started from: the mean over tasks first, then each task. Paired by gains.json, else RL over SFT, from the
+    rows alone."""
+    gains = [gain for gain in run.gains if gain["after"] == "rl" and gain["task"] != "mean"]
     if not gains:
         before, after = measured(run.rows, "sft"), measured(run.rows, "rl")
         gains = [
