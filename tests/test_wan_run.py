@@ -165,17 +165,27 @@ def test_training_holds_no_encoder(folders: dict[str, Path], tmp_path: Path) -> 
 
 
 def test_rewards_by_a_small_decoder_under_audit(folders: dict[str, Path], tmp_path: Path) -> None:
-    """One that was hardly trained: the audit finds it out, says so, and the run goes on with the full decode."""
+    """One that was hardly trained: the audit finds it out, says so, and the run goes on with the full decode. By default all
+    that it shows would be in doubt, and read anew.
+    """
     small, run = tmp_path / "small", tmp_path / "run"
     distill_decoder(
         folders["model"], small, folders["data"], steps=1, batch=1, width=8, depth=1, num_test=2, device="cpu",
         side=8,
     )  # fmt: skip
     audit = ["--grpo.reward_decoder", str(small), "--grpo.audit.share", "1", "--grpo.audit.tolerance", "0"]
-    assert main(arguments(folders, run, *audit, "--grpo.audit.threshold", "0", "--grpo.updates", "2")) == 0
+    audit += ["--grpo.audit.threshold", "0"]
+    assert main(arguments(folders, run, *audit, "--grpo.audit.doubt", "1000", "--grpo.updates", "2")) == 0
     rows = [row for row in read_metrics(run / "metrics.jsonl") if "decoder_audited" in row]
     assert rows[0]["decoder_audited"] == 6 * 4
     assert rows[0]["decoder_disagreement"] > 0
+    assert rows[0]["decoder_reread"] == 0
     assert rows[-1]["decoder_small_in_use"] == 0
     state = json.loads((run / "checkpoints" / "grpo-final" / "state.json").read_text())
     assert state["progress"]["audit"]["trusted"] is False
+
+    other = arguments(folders, tmp_path / "other", *audit, "--stage", "grpo", "--init_from", str(run))
+    assert main([*other, "--grpo.updates", "1"]) == 0
+    (row,) = (row for row in read_metrics(tmp_path / "other" / "metrics.jsonl") if "decoder_audited" in row)
+    assert row["decoder_reread"] == 1
+    assert row["decoder_disagreement"] < rows[0]["decoder_disagreement"]
