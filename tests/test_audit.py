@@ -143,6 +143,18 @@ def test_the_share_read_anew_is_told_for_each_update(puzzles, solved):
     assert run.decoder.audit(2, puzzles, latents, latents, verdicts)["decoder_reread"] == 0
 
 
+def test_much_doubt_is_told_once(puzzles, solved):
+    latents = numbered(NUM_SAMPLES)
+    for doubtful, told in ((6, 0), (7, 1)):
+        small = smeared(solved, list(range(doubtful)))
+        run, readings = Run(puzzles, small, solved), read_many(puzzles, small, SIZE)
+        for update in range(2):
+            run.decoder.reread(puzzles, readings, latents, latents)
+            run.decoder.audit(update, puzzles, latents, latents, verify_many(puzzles, solved, SIZE))
+        assert len(run.said) == told
+        assert all(line.startswith("update 0: 58% of the samples had cells") for line in run.said)
+
+
 def test_the_full_decode_counts_even_if_the_small_one_is_better(puzzles, solved):
     run = Run(puzzles, solved, smeared(solved, [0, 1]), doubt=0.0)
     in_doubt = [bool(reading.rmse_TRK.max() > 0) for reading in read_many(puzzles, solved, SIZE)]

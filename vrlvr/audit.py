@@ -24,6 +24,7 @@ from vrlvr.puzzles import Puzzle, Reading, verify_many
 from vrlvr.puzzles.verdict import Verdict
 from vrlvr.reread import doubtful_cells, reread
 
+_MANY = 0.5  # of the samples, of which cells are read anew: more, and the small decoder may save little
 AUDIT_STREAM = 4  # keeps its choices apart from other random numbers of the same seed and step
 
 
@@ -91,6 +92,7 @@ class AuditedDecoder:
         self._seed, self._world, self._say = seed, world, say
         self._outcomes: deque[bool] = deque(maxlen=config.window)
         self._seen = self._reread = 0  # of this update's samples
+        self._warned = False
 
     def decode(self, first_latents_BC1HW: Tensor, latents_BCFHW: Tensor) -> np.ndarray:
         """uint8 video_BTYXC, by the decoder in use."""
@@ -139,6 +141,12 @@ class AuditedDecoder:
             self._record(update, [outcome for part in self._world.gather(differ) for outcome in part])
         share_reread = self._reread / max(1, self._seen)  # of this rank
         self._seen = self._reread = 0
+        if share_reread > _MANY and not self._warned:
+            self._warned = True
+            self._say(
+                f"update {update}: {share_reread:.0%} of the samples had cells that the small reward decoder left in doubt, for "
+                "which the full decode was asked; train it longer (`vrlvr distill-decoder --steps`), or raise grpo.audit.doubt"
+            )
         rate, (low, high) = disagreement(self._outcomes)
         return {
             "decoder_disagreement": rate,
