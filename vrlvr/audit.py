@@ -144,8 +144,8 @@ class AuditedDecoder:
         if share_reread > _MANY and not self._warned:
             self._warned = True
             self._say(
-                f"update {update}: {share_reread:.0%} of the samples had cells that the small reward decoder left in doubt, for "
-                "which the full decode was asked; train it longer (`vrlvr distill-decoder --steps`), or raise grpo.audit.doubt"
+                f"update {update}: {share_reread:.0%} of the samples had cells that the small reward decoder left in doubt, so "
+                "they were decoded in full; train it longer (`vrlvr distill-decoder --steps`), or raise grpo.audit.doubt"
             )
         rate, (low, high) = disagreement(self._outcomes)
         return {
