@@ -184,9 +184,19 @@ class PublishedCost:
             self._reread[task, box] = first + self._window(self._rest, window)
         return self._reread[task, box]
 
-    def settled(self, pairs: Sequence[Pair]) -> float:
-        """A sample's, on average: the small decode, and what `settle` has read anew."""
-        return self.small + sum(self.reread(pair.puzzle.task, pair.box) for pair in pairs if pair.box) / len(pairs)
+    def settled(self, pairs: Sequence[Pair], as_shares: bool = False) -> float:
+        """A sample's, on average: the small decode, and what `settle` has read anew.
+
+        Boards are larger at full size: a box there has as many cells as here, or, as_shares, is as large a share of its board.
+        """
+        boxes = [(pair.puzzle, pair.box) for pair in pairs if pair.box]
+        if as_shares:
+            boxes = [(puzzle, self._stretched(puzzle, box)) for puzzle, box in boxes]
+        return self.small + sum(self.reread(puzzle.task, box) for puzzle, box in boxes) / len(pairs)
+
+    def _stretched(self, puzzle: Puzzle, box: Cells) -> Cells:
+        board = self._boards[puzzle.task]
+        return Cells(-(-box.rows * board.rows // puzzle.rows), -(-box.columns * board.cols // puzzle.cols))
 
     def _window(self, latents_1CFHW: torch.Tensor, window: Window) -> float:
         return count(lambda: list(self._codec.pixels(self._first, latents_1CFHW, window=window))) / self._forward

@@ -90,7 +90,10 @@ def test_a_box_of_cells_costs_a_fraction_at_full_size() -> None:
     assert cost.reread("flowfree", Cells(1, 1)) > one  # whose boards have fewer and larger cells
     pair = Pair(MAZE, BLANK, verdict(True), verdict(True))
     assert cost.settled([pair] * 3) == cost.small
-    assert cost.settled([pair] * 3 + [pair._replace(box=Cells(1, 1))]) == pytest.approx(cost.small + one / 4)
+    pairs = [pair] * 3 + [pair._replace(box=Cells(1, 1))]
+    assert cost.settled(pairs) == pytest.approx(cost.small + one / 4)
+    larger = cost.reread("maze", Cells(3, 2))  # a row of 4, a column of 5, of 9 by 9
+    assert cost.settled(pairs, as_shares=True) == pytest.approx(cost.small + larger / 4)
 
 
 @pytest.fixture(scope="module")

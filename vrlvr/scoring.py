@@ -53,15 +53,17 @@ def score(
     begin = time.perf_counter()
     first_BC1HW = prompts.first_BC1HW[puzzle_B.to(prompts.first_BC1HW.device)]
     videos = decoder.decode(first_BC1HW, latents_BCFHW)
-    decoded = time.perf_counter()
+    seconds_decode = time.perf_counter() - begin
     puzzles = [prompts.puzzles[i] for i in puzzle_B.tolist()]
     readings = _read(puzzles, videos, size)
     if reread is not None:
+        read = time.perf_counter()
         readings = reread(puzzles, readings, first_BC1HW, latents_BCFHW)
+        seconds_decode += time.perf_counter() - read
     verdicts = [judge(puzzle, reading) for puzzle, reading in zip(puzzles, readings, strict=True)]
     rewards = [reward(v, weights[p.task]) for p, v in zip(puzzles, verdicts, strict=True)]
     reward_B = torch.tensor(rewards, dtype=torch.float64)
-    return Scores(puzzles, verdicts, reward_B, decoded - begin, time.perf_counter() - decoded)
+    return Scores(puzzles, verdicts, reward_B, seconds_decode, time.perf_counter() - begin - seconds_decode)
 
 
 def _read(puzzles: list[Puzzle], videos_BTYXC: np.ndarray, size: tuple[int, int] | None) -> list[Reading]:
