@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vrlvr import options
 from vrlvr.atomic_write import replacing_folder, write_text
+from vrlvr.build import DTYPES
 from vrlvr.checkpoint import read_tensors
 from vrlvr.config import Config
 from vrlvr.errors import UserError
@@ -36,7 +37,6 @@ LORA_FILE = "pytorch_lora_weights.safetensors"  # which diffusers looks for
 MODEL_FILE = "diffusion_model.safetensors"
 
 Adapters = dict[str, tuple[Tensor, Tensor]]  # by layer: A (rank, in) and B (out, rank)
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _ADAPTER = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 
 
@@ -147,7 +147,7 @@ def _merged(config: Config, source: Path, adapters: Adapters) -> WanTransformer:
     from vrlvr.lora import add_lora, load_lora_state, merge_lora  # needs peft
 
     lora = config.model.lora
-    dit = load_transformer(source, torch.device("cpu"), _DTYPES[config.model.dtype])
+    dit = load_transformer(source, torch.device("cpu"), DTYPES[config.model.dtype])
     add_lora(dit, lora.rank, lora.alpha, lora.targets, seed=0)
     load_lora_state(
         dit,
@@ -164,7 +164,7 @@ def _merged(config: Config, source: Path, adapters: Adapters) -> WanTransformer:
 def _fine_tuned(config: Config, source: Path, tensors: dict[str, Tensor]) -> WanTransformer:
     """The source's transformer with these weights, in the types that it computes with (averages are float32)."""
     with torch.device("meta"):
-        dit = WanTransformer(read_config(source)).to(_DTYPES[config.model.dtype])
+        dit = WanTransformer(read_config(source)).to(DTYPES[config.model.dtype])
     types = {name: tensor.dtype for name, tensor in dit.state_dict().items()}
     try:
         dit.load_state_dict({name: t.to(types.get(name, t.dtype)) for name, t in tensors.items()}, assign=True)

@@ -3,7 +3,6 @@
 A *row* is one evaluation of the transformer. Nothing is loaded: a pretrained model need not be there.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,14 @@ from vrlvr.models.dit import WanConfig
 from vrlvr.models.flops import forward_flops
 from vrlvr.models.tiny_codec import TinyCodec
 from vrlvr.models.umt5 import NUM_TOKENS
-from vrlvr.models.wan_layout import check_sides, read_config
+from vrlvr.models.wan_layout import check_sides, read_config, read_json
 from vrlvr.models.wan_vae import WanVAECodec, drop_encoder
 from vrlvr.policy import Policy
 from vrlvr.source import Source
 
 _CODEC_SAMPLE = 300  # videos a task, as many as the data stage whitens the tiny codec by
 PUBLISHED = "Wan2.2-TI2V-5B"
+_REMEDY = "give a config.json of a Wan model"  # for one that cannot be read
 # vae/config.json by latent channels; Wan2.1's, which Wan2.2's 14B models use, is what diffusers takes by default.
 _VAES: dict[int, dict[str, Any]] = {
     16: {},
@@ -79,7 +79,7 @@ def sizes_of(config: Config, model_config: Path | None = None) -> Sizes:
         return Sizes(scratch_transformer(config, tiny.latent_channels), shape, text_shape, tiny)
     folder, note = Path(config.model.path), None
     if model_config is not None:
-        dit, note = WanConfig.from_diffusers(_read_json(model_config)), f"sizes of {model_config}"
+        dit, note = WanConfig.from_diffusers(read_json(model_config, _REMEDY)), f"sizes of {model_config}"
     elif folder.is_dir():
         dit = read_config(folder)
     else:
@@ -105,7 +105,7 @@ def _vae_codec(channels: int, config: Path | None) -> WanVAECodec:
     """On the meta device. config: vae/config.json; None: the published VAE of so many latent channels."""
     if config is None and channels not in _VAES:
         raise UserError(f"no published VAE has {channels} latent channels; give a model.path that is here")
-    return _meta_codec(_VAES[channels] if config is None else _read_json(config))
+    return _meta_codec(_VAES[channels] if config is None else read_json(config, _REMEDY))
 
 
 def _meta_codec(config: dict[str, Any]) -> WanVAECodec:
@@ -129,16 +129,6 @@ def _num_prompts(config: Config) -> int:
         return len(read_index(Path(data.encoded))["prompts"])
     colours = {colours for colours, _ in data.flowfree.mixes}
     return sum(len(colours) if task == "flowfree" else 1 for task in data.tasks)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no readable JSON file ({error}); give a config.json of a Wan model") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object; give a config.json of a Wan model")
-    return content
 
 
 @dataclass(frozen=True)

@@ -96,12 +96,12 @@ def check_sides(config: WanConfig, pixels_per_latent: int, height: int, width: i
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object. Raises UserError if it holds none."""
+def read_json(path: Path, remedy: str = "download it again") -> dict[str, Any]:
+    """A JSON file's object. Raises UserError, which ends with the remedy, if it holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no readable JSON file ({error}); download it again") from error
+        raise UserError(f"{path} is no readable JSON file ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object; download it again")
+        raise UserError(f"{path} must hold a JSON object; {remedy}")
     return content
